@@ -12,22 +12,39 @@ if TYPE_CHECKING:
         contrastive_loss,
         save_biencoder,
     )
+    from .index import ContextIndex, StaleIndexError
+    from .pool import ContextPool
+    from .retriever import Retriever, SentenceTransformerRetriever, default_retriever, load_retriever
 
 __all__ = [
     "BiEncoder",
     "BiEncoderObjective",
+    "ContextIndex",
+    "ContextPool",
+    "Retriever",
+    "SentenceTransformerRetriever",
+    "StaleIndexError",
     "UnsupportedModelError",
     "build_biencoder",
     "contrastive_loss",
+    "default_retriever",
+    "load_retriever",
     "save_biencoder",
 ]
 
 _HOMES = {
     "BiEncoder": "biencoder",
     "BiEncoderObjective": "biencoder",
+    "ContextIndex": "index",
+    "ContextPool": "pool",
+    "Retriever": "retriever",
+    "SentenceTransformerRetriever": "retriever",
+    "StaleIndexError": "index",
     "UnsupportedModelError": "biencoder",
     "build_biencoder": "biencoder",
     "contrastive_loss": "biencoder",
+    "default_retriever": "retriever",
+    "load_retriever": "retriever",
     "save_biencoder": "biencoder",
 }
 
