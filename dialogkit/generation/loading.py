@@ -1,0 +1,136 @@
+"""Reading a model folder or a Hub repository, with errors that say which file is missing or damaged."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+__all__ = ["load", "parse_dtype"]
+
+_EXPECTED = "config.json, model.safetensors (or its shards with an index) and tokenizer.json"
+_HUB_ID = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
+_DTYPES = {
+    "float64": torch.float64,
+    "fp64": torch.float64,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+def parse_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    """The dtype to load weights in.
+
+    Args:
+        dtype: A torch dtype, its usual names, ``"auto"``, or None.
+        device: Where the model goes: None means float32 on the CPU, where half precision is slow on many
+            processors, and ``"auto"`` elsewhere.
+
+    Returns:
+        A torch dtype, or ``"auto"``.
+
+    Raises:
+        ValueError: If the name is not known.
+    """
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype must be 'auto' or one of {sorted(_DTYPES)}, got {dtype!r}")
+    return _DTYPES[dtype]
+
+
+def load(
+    path_or_id: str | Path,
+    *,
+    revision: str | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal or encoder-decoder model and its tokenizer.
+
+    Args:
+        path_or_id: Folder or Hub id.
+        revision: Branch, tag or commit on the Hub.
+        device: Where to put the model; None takes the first GPU if there is one, else the CPU.
+        dtype: See `parse_dtype`.
+
+    Returns:
+        Model on its device, and tokenizer.
+
+    Raises:
+        FileNotFoundError: If the folder, the model or a file is missing.
+        ValueError: If a file is damaged or does not fit the others.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    precision = parse_dtype(dtype, place)
+    folder = Path(path_or_id)
+    local = folder.is_dir()
+    if local:
+        _check_folder(folder)
+    elif isinstance(path_or_id, Path) or folder.exists() or not _HUB_ID.fullmatch(path_or_id):
+        raise FileNotFoundError(f"no such model folder: {path_or_id} (expected a folder with {_EXPECTED})")
+    name = str(path_or_id)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        loaded: Any = kind.from_pretrained(
+            name,
+            config=config,
+            revision=revision,
+            dtype=precision,
+            # Other weight files are pickles, which may run code when they are read.
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        if local:
+            raise ValueError(f"cannot load the model folder {folder}: {error}") from error
+        raise FileNotFoundError(
+            f"{name!r} is neither a folder nor a model that the Hub gives out (or the Hub is out of reach, "
+            f"or the model has no safetensors weights): {error}"
+        ) from error
+    model: PreTrainedModel
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"the weights of {name!r} lack {len(missing)} tensors that its config.json asks for: "
+            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+        )
+    model.to(place)  # type: ignore[arg-type]  # its wrapper is annotated without the device
+    return model, tokenizer
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json (expected a folder with {_EXPECTED})")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = [file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth")]
+        also = f"; {', '.join(sorted(pickled))} is not read, because pickles may run code" if pickled else ""
+        raise FileNotFoundError(f"{folder} holds no weights (expected a folder with {_EXPECTED}){also}")
+    for file in weights:
+        try:
+            with safetensors.safe_open(os.fspath(file), framework="pt"):
+                pass
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{file} is not a valid safetensors file: {error}") from error

@@ -1,0 +1,352 @@
+"""Language models that run in this process: any transformers causal or encoder-decoder model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dialogkit.generation.decoding import Decoding, Endings
+from dialogkit.generation.encoding import PromptEncoder
+from dialogkit.generation.forward import Batch, Forward
+from dialogkit.generation.loading import load
+from dialogkit.generation.types import Candidate, GenerationConfig, Likelihood, Prompt
+
+__all__ = ["TransformersLM"]
+
+# Logits of one scoring batch: 2**27 values are 256 MiB in bfloat16.
+_MAX_LOGITS = 2**27
+
+
+class TransformersLM:
+    """A transformers model as a `LanguageModel`.
+
+    **Prompts.** Plain text is encoded as the tokenizer does it (with its beginning-of-sequence token, for
+    encoder inputs also with its end-of-sequence token); control tokens spelled out in it stay plain text
+    unless `parse_special_tokens` is set. Chat messages go through the tokenizer's chat template, where
+    control tokens in the messages stay plain text always. A prompt too long for the context window loses its
+    beginning (a leading BOS token stays), with a warning.
+
+    **Candidates.** Every prompt is read once and its key-value cache shared by its candidates. Candidate i of
+    a prompt is a function of the model, the settings, the seed, the prompt and i: it does not depend on what
+    else is asked in the same call, on `num_candidates` or on `batch_size` (up to floating-point rounding,
+    which may differ between batch shapes). Padding never depends on the tokenizer's settings.
+
+    Args:
+        model: A causal or encoder-decoder model whose forward takes ``past_key_values``; put in eval mode.
+        tokenizer: Its tokenizer; a pad token is not needed.
+        device: Where to move the model; None leaves it where it is.
+        batch_size: Most sequences (candidates, or responses to score) in one forward pass.
+        batch_tokens: Most tokens, padding included, in one scoring pass of several responses.
+        name: What to call the model; None takes the name in its configuration.
+        parse_special_tokens: Read control tokens spelled out in plain prompts as control tokens. Leave it off
+            when any part of the prompt comes from a user.
+
+    Raises:
+        ValueError: If the model cannot continue text with a cache, or a size is below 1.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 64,
+        batch_tokens: int = 8192,
+        name: str | None = None,
+        parse_special_tokens: bool = False,
+    ) -> None:
+        for argument, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
+            if value < 1:
+                raise ValueError(f"{argument} must be at least 1, got {value}")
+        if device is not None:
+            model.to(torch.device(device))  # type: ignore[arg-type]  # annotated for another wrapper
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.name = name or model.config.name_or_path or type(model).__name__
+        self.max_length = _context_window(model, tokenizer)
+        self._forward = Forward(model, tokenizer)
+        self._encoder = PromptEncoder(
+            tokenizer,
+            self.name,
+            closed=self._forward.is_encoder_decoder,
+            parse_special_tokens=parse_special_tokens,
+        )
+        self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._eos_ids = _eos_ids(model, tokenizer)
+        # A decoder's own window; relative positions (T5) set none.
+        self._decoder_length: int | None = getattr(model.config, "max_position_embeddings", None)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        batch_size: int = 64,
+        batch_tokens: int = 8192,
+    ) -> TransformersLM:
+        """Load a model and its tokenizer from a folder or the Hugging Face Hub, safetensors weights only.
+
+        Args:
+            path_or_id: Folder, or model id on the Hub.
+            revision: Branch, tag or commit on the Hub.
+            device: Where to put the model; None takes the first GPU if there is one, else the CPU.
+            dtype: ``"float32"``, ``"bf16"``/``"bfloat16"``, ``"fp16"``/``"float16"``, ``"float64"``, a torch
+                dtype, or ``"auto"`` for that of the weights. None is ``"auto"`` on a GPU and float32 on the
+                CPU.
+            batch_size: As for the class.
+            batch_tokens: As for the class.
+
+        Returns:
+            The model, ready to generate.
+
+        Raises:
+            FileNotFoundError: If there is no such folder or model, or the folder lacks a file; the message
+                names the folder and what is expected in it.
+            ValueError: If a file is damaged (it is named), the weights do not fit the configuration, or
+                `dtype` is unknown.
+        """
+        model, tokenizer = load(path_or_id, revision=revision, device=device, dtype=dtype)
+        return cls(model, tokenizer, batch_size=batch_size, batch_tokens=batch_tokens, name=str(path_or_id))
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self._forward.device
+
+    @property
+    def supports_chat(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return self._encoder.supports_chat
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Number of tokens of a prompt, special tokens included.
+
+        Args:
+            prompt: Plain text or chat messages.
+
+        Returns:
+            Number of tokens that it takes of `max_length`.
+        """
+        return len(self._encoder.encode(prompt))
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, config: GenerationConfig, seed: int | None = None
+    ) -> list[list[Candidate]]:
+        """Draw candidates for each prompt.
+
+        Cost: one forward pass over each prompt, then one step for each new token of up to `batch_size` rows;
+        memory holds the key-value cache of one batch.
+
+        Args:
+            prompts: Plain texts or lists of chat messages.
+            config: How to draw.
+            seed: Any integer for the same candidates each time; None for new ones. Global random states are
+                neither read nor changed.
+
+        Returns:
+            For each prompt its candidates in the order of their numbers, not of their scores.
+
+        Raises:
+            TypeError: If `prompts` is a string or a prompt is neither text nor messages.
+            ValueError: If a prompt is empty, messages are given without a chat template, or `max_new_tokens`
+                leaves no room for a prompt.
+        """
+        if isinstance(prompts, str):
+            raise TypeError("prompts must be a sequence of prompts, got a single string")
+        encoded = [self._fit(prompt, config) for prompt in prompts]
+        wanted = config.num_candidates if config.do_sample else 1
+        results: list[list[Candidate]] = [[] for _ in prompts]
+        by_length = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
+        group_size = max(1, self.batch_size // wanted)
+        for begin in range(0, len(by_length), group_size):
+            group = by_length[begin : begin + group_size]
+            texts = [encoded[index] for index in group]
+            batch = self._forward.read(texts)
+            rows = [(member, number) for member in range(len(group)) for number in range(wanted)]
+            for first in range(0, len(rows), self.batch_size):
+                chunk = rows[first : first + self.batch_size]
+                last = first + self.batch_size >= len(rows)
+                # Decoding uses the cache up; a prompt with more candidates than rows is still read once.
+                own = batch if last else copy.deepcopy(batch)
+                decoding = self._decoding(own, chunk, texts, config, seed)
+                while decoding.active:
+                    decoding.step()
+                for (member, _), reply in zip(chunk, decoding.replies, strict=True):
+                    results[group[member]].append(reply.candidate())
+        return results
+
+    def stream(self, prompt: Prompt, *, config: GenerationConfig, seed: int | None = None) -> Iterator[str]:
+        """Yield the first candidate of `generate` piece by piece.
+
+        Nothing is yielded that could be the beginning of a stop string, an unfinished character or white
+        space at an end of the text, so the joined pieces are that candidate's text exactly.
+
+        Args:
+            prompt: Plain text or chat messages.
+            config: How to draw; `num_candidates` is ignored.
+            seed: As for `generate`.
+
+        Yields:
+            Pieces of text, none empty.
+
+        Raises:
+            TypeError: As for `generate`, before the first piece.
+            ValueError: As for `generate`, before the first piece.
+        """
+        single = replace(config, num_candidates=1)
+        ids = self._fit(prompt, single)
+        decoding = self._decoding(self._forward.read([ids]), [(0, 0)], [ids], single, seed)
+        while decoding.active:
+            decoding.step()
+            if piece := decoding.replies[0].take():
+                yield piece
+
+    def log_likelihood(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Likelihood]:
+        """Score given responses.
+
+        A response is scored exactly as it is given: where the format puts a space after the speaker's label,
+        the response begins with that space. Prompt and response are encoded together where the prompt's
+        tokens then stand unchanged at the beginning, otherwise (a token would reach across the boundary, or
+        the prompt is chat messages) the response is encoded on its own as a continuation; prompt tokens are
+        the same for all responses either way. The end-of-sequence token is not scored. For an encoder-decoder
+        model the prompt goes into the encoder and the response is scored in the decoder.
+
+        If both together are too long, the prompt loses its beginning (a leading BOS token stays), with a
+        warning, the response never anything.
+
+        Cost: one forward pass over all tokens, in batches of at most `batch_size` rows and `batch_tokens`
+            tokens; logits are computed only where responses stand (if the model can), for at most 2**27
+            values at once, and normalised row by row.
+
+        Args:
+            prompts: Plain texts or lists of chat messages.
+            responses: As many responses, none empty.
+
+        Returns:
+            One likelihood for each pair.
+
+        Raises:
+            TypeError: If an argument is a string or a prompt is neither text nor messages.
+            ValueError: If the lengths differ, a response or prompt is empty, or a response alone does not fit
+                into the context window.
+        """
+        if isinstance(prompts, str) or isinstance(responses, str):
+            raise TypeError("prompts and responses must be sequences, got a single string")
+        if len(prompts) != len(responses):
+            raise ValueError(
+                f"prompts and responses must be as many, got {len(prompts)} and {len(responses)}"
+            )
+        pairs = [self._pair(*pair) for pair in zip(prompts, responses, strict=True)]
+        results: list[Likelihood | None] = [None] * len(pairs)
+        for batch in self._scoring_batches(pairs):
+            for index, score in zip(batch, self._forward.score([pairs[i] for i in batch]), strict=True):
+                results[index] = Likelihood(score, len(pairs[index][1]))
+        return [result for result in results if result is not None]
+
+    def _decoding(
+        self,
+        batch: Batch,
+        rows: Sequence[tuple[int, int]],
+        prompts: Sequence[Sequence[int]],
+        config: GenerationConfig,
+        seed: int | None,
+    ) -> Decoding:
+        stops = {self.tokenizer.convert_tokens_to_ids(string) for string in config.stop}
+        endings = Endings(self._eos_ids, frozenset(self._special_ids & stops), self._special_ids)
+        return Decoding(
+            self._forward, self._encoder, batch, rows, prompts, config=config, endings=endings, seed=seed
+        )
+
+    def _fit(self, prompt: Prompt, config: GenerationConfig) -> list[int]:
+        """Token ids of a prompt, shortened so that the new tokens have room."""
+        ids = self._encoder.encode(prompt)
+        new = config.max_new_tokens
+        if self._forward.is_encoder_decoder:
+            limit, room = self._decoder_length, self.max_length
+            used = len(self._forward.prefix) + new - 1
+        else:
+            limit = self.max_length
+            room = None if limit is None else limit - new
+            used = new + 1
+        if limit is not None and used > limit:
+            raise ValueError(
+                f"max_new_tokens must leave room in the context window of {limit} tokens, got {new}"
+            )
+        return self._encoder.shorten(ids, room)
+
+    def _pair(self, prompt: Prompt, response: str) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and response, the prompt shortened so that the response has room."""
+        if not isinstance(response, str):
+            raise TypeError(f"responses must be strings, got {type(response).__name__}")
+        if not response:
+            raise ValueError("responses must not be empty, got ''")
+        context = self._encoder.encode(prompt)
+        if self._forward.is_encoder_decoder:
+            answer = self._encoder.plain(response)
+            limit, room = self._decoder_length, self.max_length
+            used = len(self._forward.prefix) + len(answer) - 1
+        else:
+            answer = self._encoder.continuation(prompt, context, response)
+            limit = self.max_length
+            # The last token of a response is predicted but not read, and needs no place.
+            room = None if limit is None else limit - len(answer) + 1
+            used = len(answer)
+        if not answer:
+            raise ValueError(f"responses must hold at least one token, got {response!r}")
+        if limit is not None and used > limit:
+            raise ValueError(
+                f"a response of {len(answer)} tokens does not fit into the context window of {limit} tokens"
+            )
+        return self._encoder.shorten(context, room), answer
+
+    def _scoring_batches(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Iterator[list[int]]:
+        """Indices of pairs of like length, within the limits on rows, tokens and logits."""
+        vocabulary = self._forward.vocabulary
+        batch: list[int] = []
+        low = high = longest = 0
+        # Alike in the prompt first: the positions whose logits are needed then overlap.
+        for index in sorted(range(len(pairs)), key=lambda index: tuple(map(len, pairs[index]))):
+            first, past = self._forward.columns([pairs[index]])
+            length = max(longest, sum(map(len, pairs[index])))
+            begin, end = (min(low, first), max(high, past)) if batch else (first, past)
+            rows = len(batch) + 1
+            if batch and (
+                rows > self.batch_size
+                or rows * length > self.batch_tokens
+                or rows * (end - begin) * vocabulary > _MAX_LOGITS
+            ):
+                yield batch
+                batch, begin, end, length = [], first, past, sum(map(len, pairs[index]))
+            batch.append(index)
+            low, high, longest = begin, end, length
+        if batch:
+            yield batch
+
+
+def _context_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Smallest of the limits that model and tokenizer name; tokenizers write 1e30 for none."""
+    config = model.config.get_text_config()
+    named = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
+    limits = [limit for limit in [*named, tokenizer.model_max_length] if isinstance(limit, int)]
+    return min((limit for limit in limits if 0 < limit < 10**9), default=None)
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    found: set[int] = set()
+    for value in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
+        if isinstance(value, int):
+            found.add(value)
+        elif value is not None:
+            found.update(value)
+    return frozenset(found)
