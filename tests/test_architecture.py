@@ -27,6 +27,7 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"pdp", "g2r", "exemplar", "diversity"}),
         frozenset({"evaluation"}),
         frozenset({"serve"}),
+        frozenset({"terminal"}),
         frozenset({"demo"}),
         frozenset({"cli"}),
     ),
