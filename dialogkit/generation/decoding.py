@@ -81,7 +81,7 @@ class Decoding:
     def step(self) -> None:
         """Choose the next token of each active reply; the model reads those of replies that go on."""
         batch = self._batch
-        scores = self._processors(batch.seen, batch.logits)  # type: ignore[arg-type]  # asks for int64 tensors
+        scores = self._processors(batch.seen, batch.logits)  # type: ignore[arg-type]
         uniform = None if self._uniforms is None else self._uniforms[:, self._steps]
         tokens = choose(scores, uniform)
         drawn = zip(tokens.tolist(), token_logprobs(batch.logits, tokens).tolist(), strict=True)

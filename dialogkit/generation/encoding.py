@@ -21,8 +21,8 @@ class PromptEncoder:
     Args:
         tokenizer: The tokenizer; its padding and truncation settings play no role.
         name: What to call the model in messages.
-        closed: End plain prompts with the special tokens the tokenizer puts after a text (an encoder's input);
-            a prompt to be continued must not end with them.
+        closed: End plain prompts with the special tokens the tokenizer puts after a text, as an encoder's
+            input is; a prompt to be continued must not end with them.
         parse_special_tokens: Read control tokens spelled out in plain text as control tokens.
     """
 

@@ -21,7 +21,7 @@ from transformers import (
 __all__ = ["load", "parse_dtype"]
 
 _EXPECTED = "config.json, model.safetensors (or its shards with an index) and tokenizer.json"
-_HUB_ID = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
+_HUB_ID = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")
 _DTYPES = {
     "float64": torch.float64,
     "fp64": torch.float64,
@@ -99,6 +99,8 @@ def load(
             dtype=precision,
             # Other weight files are pickles, which may run code when they are read.
             use_safetensors=True,
+            # Both are reported and refused below, by name.
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except OSError as error:
@@ -110,11 +112,11 @@ def load(
         ) from error
     model: PreTrainedModel
     model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
+    if unfit:
         raise ValueError(
-            f"the weights of {name!r} lack {len(missing)} tensors that its config.json asks for: "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+            f"the weights of {name!r} do not fit its config.json: {len(unfit)} tensors are missing or of another "
+            f"shape ({', '.join(unfit[:3])}{', ...' if len(unfit) > 3 else ''})"
         )
     model.to(place)  # type: ignore[arg-type]  # its wrapper is annotated without the device
     return model, tokenizer

@@ -79,7 +79,7 @@ class TransformersLM:
             closed=self._forward.is_encoder_decoder,
             parse_special_tokens=parse_special_tokens,
         )
-        self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._special_ids = _special_ids(tokenizer)
         self._eos_ids = _eos_ids(model, tokenizer)
         # A decoder's own window; relative positions (T5) set none.
         self._decoder_length: int | None = getattr(model.config, "max_position_embeddings", None)
@@ -340,6 +340,12 @@ def _context_window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     named = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
     limits = [limit for limit in [*named, tokenizer.model_max_length] if isinstance(limit, int)]
     return min((limit for limit in limits if 0 < limit < 10**9), default=None)
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """All tokens that decoding leaves out, also those without a role of their own."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(added.union(tokenizer.all_special_ids))
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -42,6 +42,7 @@ ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 def byte_tokenizer(
     words: Sequence[str] = (),
     *,
+    alphabet: str | None = None,
     bos: bool = False,
     closing_eos: bool = False,
     pad: bool = False,
@@ -53,6 +54,7 @@ def byte_tokenizer(
 
     Args:
         words: Words to get tokens of their own.
+        alphabet: Characters to have tokens for; None means every byte.
         bos: Whether ``<s>`` is put before a text.
         closing_eos: Whether ``</s>`` is put after a text.
         pad: Whether there is a pad token.
@@ -63,11 +65,15 @@ def byte_tokenizer(
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    letters = set(pre_tokenizers.ByteLevel.alphabet())
+    if alphabet is not None:
+        letters = {piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(alphabet)}
+        letters = set("".join(letters))
     special = ["<s>", "</s>", "<pad>", *(ROLE_TOKENS if chat else ())]
     trainer = trainers.BpeTrainer(
         vocab_size=4096,
         special_tokens=special,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=sorted(letters),
         show_progress=False,
     )
     tokenizer.train_from_iterator([text for word in words for text in (word, f" {word}")] * 2, trainer)
