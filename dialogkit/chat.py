@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from dialogkit.dialogues import USER, Turn, single_line
 from dialogkit.generation.types import Candidate
+from trainkit.hub import write_bytes
 
 __all__ = ["MAX_MESSAGE", "ChatSession", "Chatbot", "Reply"]
 
@@ -147,16 +147,16 @@ class ChatSession:
             # `yield from` hands on the value that a generator returns.
             return (yield from pieces)
 
-        stream = told(self.bot.stream((*self.history, message), seed=seed))
         end: Any = None
-        while True:
-            try:
-                piece = next(stream)
-            except StopIteration as stop:
-                end = stop.value
-                break
-            said.append(piece)
-            yield piece
+        with closing(told(self.bot.stream((*self.history, message), seed=seed))) as stream:
+            while True:
+                try:
+                    piece = next(stream)
+                except StopIteration as stop:
+                    end = stop.value
+                    break
+                said.append(piece)
+                yield piece
         if not isinstance(end, Reply):
             end = Reply("".join(said), timing={"total": time.perf_counter() - begin})
         self._record(message, end)
@@ -204,15 +204,7 @@ class ChatSession:
         Args:
             path: The file; its folder must exist, an existing file is replaced.
         """
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.to_json())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes(path, f"{self.to_json()}\n".encode())
 
     @classmethod
     def load(cls, path: str | Path, bot: Chatbot) -> ChatSession:

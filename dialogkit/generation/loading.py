@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 __all__ = ["load", "parse_dtype"]
 
@@ -89,20 +93,21 @@ def load(
         raise FileNotFoundError(f"no such model folder: {path_or_id} (expected a folder with {_EXPECTED})")
     name = str(path_or_id)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        loaded: Any = kind.from_pretrained(
-            name,
-            config=config,
-            revision=revision,
-            dtype=precision,
-            # Other weight files are pickles, which may run code when they are read.
-            use_safetensors=True,
-            # Both are reported and refused below, by name.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with _bars_for_terminals_only():
+            config = AutoConfig.from_pretrained(name, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+            kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            loaded: Any = kind.from_pretrained(
+                name,
+                config=config,
+                revision=revision,
+                dtype=precision,
+                # Other weight files are pickles, which may run code when they are read.
+                use_safetensors=True,
+                # Both are reported and refused below, by name.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except OSError as error:
         if local:
             raise ValueError(f"cannot load the model folder {folder}: {error}") from error
@@ -115,8 +120,8 @@ def load(
     unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
     if unfit:
         raise ValueError(
-            f"the weights of {name!r} do not fit its config.json: {len(unfit)} tensors are missing or of another "
-            f"shape ({', '.join(unfit[:3])}{', ...' if len(unfit) > 3 else ''})"
+            f"the weights of {name!r} do not fit its config.json: {len(unfit)} tensors are missing or of "
+            f"another shape ({', '.join(unfit[:3])}{', ...' if len(unfit) > 3 else ''})"
         )
     model.to(place)  # type: ignore[arg-type]  # its wrapper is annotated without the device
     return model, tokenizer
@@ -136,3 +141,17 @@ def _check_folder(folder: Path) -> None:
                 pass
         except safetensors.SafetensorError as error:
             raise ValueError(f"{file} is not a valid safetensors file: {error}") from error
+
+
+@contextmanager
+def _bars_for_terminals_only() -> Iterator[None]:
+    """Keep transformers from drawing its loading bar where nobody watches it."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    if not shown or sys.stderr.isatty():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()

@@ -883,6 +883,10 @@ class TestLoading:
         assert loaded.name == str(folder)
         assert not loaded.model.training
 
+    def test_loading_writes_nothing(self, folder, capfd):
+        TransformersLM.from_pretrained(folder)
+        assert capfd.readouterr() == ("", "")
+
     def test_encoder_decoder_models_load(self, tmp_path):
         lm = tiny_seq2seq_lm(WORDS)
         lm.model.save_pretrained(tmp_path)
