@@ -8,7 +8,6 @@ model whose ``Router`` has the routes ``query`` (contexts) and
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -24,12 +23,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from trainkit.hub import read_json
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from dialogkit.dialogues import Example
-    from trainkit.loop import Loss
+    from trainkit.objectives import Loss
 
 __all__ = [
     "BiEncoder",
@@ -158,10 +159,10 @@ class BiEncoderObjective:
         """Sums the loss over the batch's pairs; the weight is their number.
 
         Returns:
-            A ``trainkit.loop.Loss`` with the metric ``hits@1``: the share of contexts that score their own
+            A ``trainkit.Loss`` with the metric ``hits@1``: the share of contexts that score their own
             response highest in the batch.
         """
-        from trainkit.loop import Loss
+        from trainkit.objectives import Loss
 
         # Both routes go through the model's own forward, where a distributed wrapper hooks in.
         context = model(dict(batch["context"]), task="query")["sentence_embedding"]
@@ -177,7 +178,7 @@ class BiEncoderObjective:
         with torch.no_grad():
             best = (context.float() @ response.float().T).argmax(dim=1)
             hits = batch["duplicates"].to(best.device)[torch.arange(pairs, device=best.device), best].sum()
-        return Loss(total=total, weight=pairs, metrics={"hits@1": (float(hits), float(pairs))})
+        return Loss(total=total, weight=pairs, metrics={"hits@1": (hits, pairs)})
 
 
 def _equal_pairs(texts: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -257,7 +258,11 @@ def build_biencoder(
 
 
 def save_biencoder(
-    model: SentenceTransformer, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16
+    model: SentenceTransformer,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float16,
+    overwrite: bool = False,
 ) -> None:
     """Saves a bi-encoder with weights in ``dtype`` that still loads and computes in float32.
 
@@ -266,22 +271,28 @@ def save_biencoder(
 
     Args:
         model: What :func:`build_biencoder` returned, trained.
-        folder: Where to write; made when missing.
+        folder: Where to write, all or nothing.
         dtype: Storage type of the weights.
+        overwrite: Replace a folder that is not empty, with all that it holds.
 
     Raises:
+        FileExistsError: The folder is not empty and ``overwrite`` is false.
         ValueError: A weight does not fit into ``dtype`` (half precision overflows at 65,504).
     """
     from safetensors.torch import load_file, save
 
-    with quiet_progress():
-        model.save_pretrained(os.fspath(folder), create_model_card=False)
-    for path in sorted(Path(folder).rglob("*.safetensors")):
-        tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
-        for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"weight {name} of {path} has values that {dtype} cannot hold")
-        path.write_bytes(save(tensors, metadata={"format": "pt"}))
+    from trainkit.hub import atomic_directory
+
+    with atomic_directory(Path(folder), replace=overwrite) as temporary:
+        with quiet_progress():
+            model.save_pretrained(os.fspath(temporary), create_model_card=False)
+        for path in sorted(temporary.rglob("*.safetensors")):
+            tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+            for name, tensor in tensors.items():
+                if not torch.isfinite(tensor).all():
+                    place = path.relative_to(temporary)
+                    raise ValueError(f"weight {name} of {place} has values that {dtype} cannot hold")
+            path.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 @contextmanager
@@ -403,11 +414,16 @@ class BiEncoder:
         root, pooling_folder, normalize = self.path / folders[0], self.path / folders[1], len(folders) > 2
         if not (root / "config.json").is_file():
             raise FileNotFoundError(f"no config.json in {root}")
+        if not any(root.glob("*.safetensors")):
+            raise FileNotFoundError(f"no safetensors weights in {root}")
         settings_path = root / "sentence_bert_config.json"
-        settings = _read_json(settings_path) if settings_path.is_file() else {}
+        settings = read_json(settings_path) if settings_path.is_file() else {}
         try:
             with quiet_progress():
-                model = AutoModel.from_pretrained(root, dtype=torch.float32, local_files_only=True)
+                # Other weight files are pickles, which may run code when they are read.
+                model = AutoModel.from_pretrained(
+                    root, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                )
         except SafetensorError as error:
             raise ValueError(f"the weights in {root} are corrupt: {error}") from error
         tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True)
@@ -417,7 +433,7 @@ class BiEncoder:
             getattr(model.config, "max_position_embeddings", None),
         ]
         # Only what decides the vectors: a model card or an index beside it must not change the fingerprint.
-        names = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer*", "vocab*", "merges.txt")
+        names = ("*.safetensors", "config.json", "tokenizer*", "vocab*", "merges.txt")
         self._files |= {path for name in names for path in root.glob(name) if path.is_file()}
         self._files.add(pooling_folder / "config.json")
         if settings:
@@ -480,27 +496,18 @@ class BiEncoder:
                 return
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no {path.name} in {path.parent}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
 def _read_routes(root: Path) -> dict[Route, tuple[tuple[str, ...], str]]:
-    """Finds the module folders and the prompt of each route, both relative to ``root``."""
+    """Finds the module folders, relative to ``root``, and the prompt of each route."""
     if not root.is_dir():
         raise FileNotFoundError(f"no such model folder: {root}")
     modules = [
-        (module["type"].rsplit(".", 1)[-1], module["path"]) for module in _read_json(root / "modules.json")
+        (module["type"].rsplit(".", 1)[-1], module["path"]) for module in read_json(root / "modules.json")
     ]
     after = [module for module in modules if module[0] not in ("Router", "Asym")]
     if len(after) < len(modules):
         router = next(path for kind, path in modules if kind in ("Router", "Asym"))
         config_path = root / router / "router_config.json"
-        config = _read_json(config_path if config_path.is_file() else root / router / "config.json")
+        config = read_json(config_path if config_path.is_file() else root / router / "config.json")
         chains: dict[Route, list[tuple[str, str]]] = {}
         routes: tuple[Route, ...] = ("query", "document")
         for route in routes:
@@ -522,7 +529,7 @@ def _read_routes(root: Path) -> dict[Route, tuple[tuple[str, ...], str]]:
                 f"{root} is made of {found}; expected Transformer, Pooling and optional Normalize"
             )
     settings_path = root / "config_sentence_transformers.json"
-    prompts = (_read_json(settings_path) if settings_path.is_file() else {}).get("prompts") or {}
+    prompts = (read_json(settings_path) if settings_path.is_file() else {}).get("prompts") or {}
     texts: dict[Route, str] = {
         "query": prompts.get("query") or "",
         "document": next(
@@ -533,7 +540,7 @@ def _read_routes(root: Path) -> dict[Route, tuple[tuple[str, ...], str]]:
 
 
 def _read_pooling(folder: Path) -> Literal["mean", "cls"]:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     legacy = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     modes = config.get("pooling_mode") or [
         legacy.get(name, name) for name, on in config.items() if name.startswith("pooling_mode_") and on

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Collection
@@ -78,15 +77,17 @@ def search_numpy(
 
 def _largest(block: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
     """Columns of the k largest entries of each row, by falling score, ties by rising column."""
+    ids: npt.NDArray[np.int64]
     if k == 1:
-        return block.argmax(axis=1, keepdims=True).astype(np.int64)
+        ids = block.argmax(axis=1, keepdims=True).astype(np.int64)
+        return ids
     if k < block.shape[1] // 4:
         chosen = np.sort(np.argpartition(-block, k - 1, axis=1)[:, :k], axis=1)
     else:
         chosen = np.broadcast_to(np.arange(block.shape[1]), block.shape)
     values = np.take_along_axis(block, chosen, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-    ids: npt.NDArray[np.int64] = np.take_along_axis(chosen, order, axis=1).astype(np.int64)
+    ids = np.take_along_axis(chosen, order, axis=1).astype(np.int64)
     return ids
 
 
@@ -203,14 +204,20 @@ class ContextIndex:
         Files: ``index.safetensors`` (one tensor, ``embeddings``) and ``index.json`` (fingerprints, sizes).
 
         Args:
-            folder: Where to write; replaced atomically when it exists.
+            folder: Where to write; an index that is there already is replaced in one step.
             half: Store float16, which halves the size and rounds scores at the third digit.
+
+        Raises:
+            FileExistsError: The folder holds other files.
         """
         from safetensors.numpy import save_file
 
         from trainkit.hub import atomic_directory, write_json
 
-        with atomic_directory(folder) as temporary:
+        root = Path(folder)
+        # Replacing a folder removes all of it, so only an index may be replaced.
+        ours = root.is_dir() and {path.name for path in root.iterdir()} <= {"index.json", "index.safetensors"}
+        with atomic_directory(root, replace=ours) as temporary:
             stored = self.embeddings.astype(np.float16) if half else np.ascontiguousarray(self.embeddings)
             save_file({"embeddings": stored}, temporary / "index.safetensors")
             write_json(
@@ -242,15 +249,15 @@ class ContextIndex:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        from trainkit.hub import read_json
+
         root = Path(folder)
         for name in ("index.json", "index.safetensors"):
             if not (root / name).is_file():
                 raise FileNotFoundError(f"no {name} in {root}")
-        try:
-            meta = json.loads((root / "index.json").read_text(encoding="utf-8"))
-            written = {name: meta[name] for name in ("retriever", "pool")}
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{root / 'index.json'} is not an index description: {error!r}") from error
+        written = read_json(root / "index.json")
+        if not isinstance(written, dict) or not {"retriever", "pool"} <= set(written):
+            raise ValueError(f"{root / 'index.json'} does not describe an index")
         here = {"retriever": retriever.fingerprint, "pool": pool.fingerprint}
         for part, value in here.items():
             if written[part] != value:
@@ -299,7 +306,6 @@ class ContextIndex:
                 logger.warning("the cached index in %s cannot be used and is built anew: %s", folder, error)
         index = cls(retriever, pool, backend=backend)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
             index.save(folder)
         except OSError as error:
             logger.info("the index cannot be cached in %s: %s", folder, error)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from dialogkit.dialogues import Dialogue, read_dialogues, single_line
+from trainkit.hub import fingerprint, write_bytes
 
 __all__ = ["ContextPool"]
 
@@ -42,7 +41,7 @@ class ContextPool(Sequence[str]):
         object.__setattr__(self, "texts", cleaned)
 
     @classmethod
-    def from_lines(cls, path: str | os.PathLike[str], *, dedupe: bool = False) -> ContextPool:
+    def from_lines(cls, path: str | Path, *, dedupe: bool = False) -> ContextPool:
         """Reads one context per line of a UTF-8 file; blank lines are skipped.
 
         Args:
@@ -103,23 +102,13 @@ class ContextPool(Sequence[str]):
 
         return cls(dict.fromkeys(fitting()) if dedupe else fitting())
 
-    def to_lines(self, path: str | os.PathLike[str]) -> None:
+    def to_lines(self, path: str | Path) -> None:
         """Writes one context per line, UTF-8, atomically."""
-        target = Path(path)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(f"{text}\n" for text in self.texts)
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_bytes(path, "".join(f"{text}\n" for text in self.texts).encode())
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the texts and their order."""
-        from trainkit.hub import fingerprint
-
         # No text holds a line break, so joining by one is unambiguous.
         return fingerprint("\n".join(self.texts))
 

