@@ -13,9 +13,13 @@ from embedded_models import pipeline
 
 def main() -> None:
     """Parses the arguments and runs one stage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=pipeline.STAGES)
-    parser.add_argument("--runs", type=Path, default=Path("runs/embedded"), help="folder of checkpoints and figures")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/embedded"), help="folder of checkpoints and figures"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     arguments = parser.parse_args()
     pipeline.run(arguments.stage, arguments.runs, threads=arguments.threads)

@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -21,7 +22,16 @@ from trainkit.datafiles import data_file, read_jsonl
 
 from .voices import Voice, random_name, random_voice
 
-__all__ = ["HELD_OUT_SPEAKERS", "Corpus", "Exchange", "Segment", "WindowSampler", "load_corpus"]
+__all__ = [
+    "ANNEAL_MIX",
+    "HELD_OUT_SPEAKERS",
+    "Corpus",
+    "Exchange",
+    "Segment",
+    "WindowSampler",
+    "context_pool",
+    "load_corpus",
+]
 
 HELD_OUT_SPEAKERS = ("FALSTAFF", "ROSALIND", "MACBETH", "PORTIA")
 _OWN = Path(__file__).parent.parent / "data"
@@ -113,13 +123,13 @@ def load_corpus(part: str = "train") -> Corpus:
             continue
         turns = tuple(shorten(tidy(turn["text"]), 40) for turn in row["turns"])
         topical.append(tuple(turn for turn in turns if turn))
-        for before, after in zip(turns, turns[1:], strict=False):
+        for before, after in pairwise(turns):
             if 3 <= len(before.split()) <= 18 and 3 <= len(after.split()) <= 16:
                 brief.append(Exchange(before, after))
 
     plays: dict[str, list[Exchange]] = defaultdict(list)
     for scene in read_jsonl(data_file("dialogue/shakespeare.jsonl.gz")):
-        for before, after in zip(scene["turns"], scene["turns"][1:], strict=False):
+        for before, after in pairwise(scene["turns"]):
             pair = {before["speaker"], after["speaker"]}
             if bool(pair & set(HELD_OUT_SPEAKERS)) != want or len(pair) < 2:
                 continue
@@ -133,7 +143,9 @@ def load_corpus(part: str = "train") -> Corpus:
         if row["query"] and "*" not in row["query"] and tidy(row["query"]).lower() not in reserved:
             asked[row["scenario"]].add(tidy(row["query"]))
     personas: dict[str, list[Exchange]] = defaultdict(list)
-    for persona, scenario, reply in sorted({(r["persona"], r["scenario"], tidy(r["response"])) for r in rows}):
+    for persona, scenario, reply in sorted(
+        {(r["persona"], r["scenario"], tidy(r["response"])) for r in rows}
+    ):
         if held_out(reply, 2.5) == want:
             personas[persona] += [Exchange(query, reply) for query in sorted(asked[scenario])]
 
@@ -166,7 +178,9 @@ def match_modern_contexts(corpus: Corpus, embed, *, per_line: int = 4) -> dict[s
         lines = [exchange.response for exchange in exchanges]
         nearest = (embed(lines) @ replies.T).argsort(axis=1)[:, -per_line:]
         matched[speaker] = tuple(
-            Exchange(modern[index].context, line) for line, row in zip(lines, nearest, strict=True) for index in row
+            Exchange(modern[index].context, line)
+            for line, row in zip(lines, nearest, strict=True)
+            for index in row
         )
     return matched
 
@@ -179,18 +193,34 @@ class Segment:
     weight: float
 
 
+# Shares of dialogue, play, play with modern contexts, invented voice, persona, everyday windows.
+TRAIN_MIX = (18, 10, 16, 38, 6, 12)
+ANNEAL_MIX = (10, 5, 14, 48, 5, 18)
+
+
 @dataclass(frozen=True)
 class WindowSampler:
-    """Draws training windows, all in the layout of PDP's dialogue prompt."""
+    """Draws training windows, all in the layout of PDP's dialogue prompt.
+
+    Attributes:
+        corpus: What windows are cut from.
+        mix: Weight of each kind of window.
+        user_weight: Weight in the loss of the user's turns.
+        head_weight: Weight of the instruction line and the speaker's labels.
+    """
 
     corpus: Corpus
+    mix: tuple[int, ...] = TRAIN_MIX
     user_weight: float = 0.4
     head_weight: float = 0.1
 
     def window(self, rng: Random) -> tuple[Segment, ...]:
         """One window: k exchanges of one speaker under a made-up name, then one more."""
         kinds = (self._dialogue, self._play, self._matched, self._invented, self._persona, self._everyday)
-        kind = rng.choices(kinds, weights=(18, 10, 16 if self.corpus.matched else 0, 38, 6, 12))[0]
+        weights = list(self.mix)
+        if not self.corpus.matched:
+            weights[kinds.index(self._matched)] = 0
+        kind = rng.choices(kinds, weights=weights)[0]
         return self._layout(random_name(rng), kind(rng))
 
     def _layout(self, name: str, exchanges: Sequence[Exchange]) -> tuple[Segment, ...]:
@@ -261,3 +291,15 @@ class WindowSampler:
 def voice_examples(corpus: Corpus, voice: Voice, count: int, rng: Random) -> list[str]:
     """A few everyday replies in ``voice``; for looking at what the invented voices do."""
     return [voice.apply(item.response, rng) for item in rng.sample(corpus.everyday, count)]
+
+
+def context_pool() -> list[str]:
+    """The pool that ships: the distinct turns of the project's own exchanges, 3 to 18 words each."""
+    turns = (
+        tidy(row["context"])
+        for path in sorted(_OWN.glob("smalltalk_*.jsonl"))
+        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    )
+    reserved = reserved_questions()
+    distinct = {turn.lower(): turn for turn in turns if 3 <= len(turn.split()) <= 18}
+    return [turn for key, turn in distinct.items() if key not in reserved]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import torch
+from safetensors.torch import load_model
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trainkit import FitConfig, Loss, fit
+from trainkit import Callback, CheckpointFolder, FitConfig, FitState, Loss, fit
 
-from .corpus import Corpus, Exchange, Segment, WindowSampler
+from .corpus import ANNEAL_MIX, Corpus, Exchange, Segment, WindowSampler
 
 __all__ = ["LMSettings", "PackedWindows", "heldout_perplexity", "new_model", "train_lm", "train_tokenizer"]
 
@@ -30,7 +32,9 @@ class LMSettings:
         layers, hidden, heads, intermediate: Llama shape.
         length: Tokens in a packed training row.
         max_length: Longest context the model is declared for.
-        steps: Optimizer steps.
+        steps: Length of the cosine schedule in optimizer steps.
+        stop_step: Where the cosine is left, at a high rate; annealing follows.
+        anneal_steps: Steps of the second stage, in which the rate falls linearly to nothing.
         batch_size: Rows in a step.
         learning_rate: Peak rate of the cosine schedule.
         seed: Of initial weights, windows and order.
@@ -44,6 +48,8 @@ class LMSettings:
     length: int = 384
     max_length: int = 768
     steps: int = 2000
+    stop_step: int = 1000
+    anneal_steps: int = 250
     batch_size: int = 24
     learning_rate: float = 2e-3
     seed: int = 17
@@ -94,7 +100,9 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
     def _encode(self, segments: Sequence[Segment]) -> tuple[list[int], list[float]]:
         ids: list[int] = []
         weights: list[float] = []
-        encoded = self.tokenizer([segment.text for segment in segments], add_special_tokens=False)["input_ids"]
+        encoded = self.tokenizer([segment.text for segment in segments], add_special_tokens=False)[
+            "input_ids"
+        ]
         for segment, tokens in zip(segments, encoded, strict=True):
             ids += tokens
             weights += [segment.weight] * len(tokens)
@@ -146,12 +154,9 @@ def new_model(settings: LMSettings, tokenizer: PreTrainedTokenizerFast) -> Llama
     )
 
 
-@dataclass(frozen=True)
-class _HeldOut:
-    windows: dict[str, list[tuple[Segment, ...]]] = field(default_factory=dict)
-
-
-def heldout_windows(heldout: Corpus, *, count: int = 60, seed: int = 5) -> dict[str, list[tuple[Segment, ...]]]:
+def heldout_windows(
+    heldout: Corpus, *, count: int = 60, seed: int = 5
+) -> dict[str, list[tuple[Segment, ...]]]:
     """Windows of the held-out part by kind; in PDP kinds only the last reply carries weight."""
     sampler = WindowSampler(heldout)
     kinds = {
@@ -170,7 +175,9 @@ def heldout_windows(heldout: Corpus, *, count: int = 60, seed: int = 5) -> dict[
     return windows
 
 
-def _last_reply_only(sampler: WindowSampler, exchanges: Sequence[Exchange], rng: Random) -> tuple[Segment, ...]:
+def _last_reply_only(
+    sampler: WindowSampler, exchanges: Sequence[Exchange], rng: Random
+) -> tuple[Segment, ...]:
     from .voices import random_name
 
     *before, last = sampler._layout(random_name(rng), exchanges)
@@ -198,10 +205,22 @@ def heldout_perplexity(
     return result
 
 
+class _StopAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, state: FitState) -> None:
+        state.should_stop = state.step >= self.step
+
+
 def train_lm(
-    corpus: Corpus, heldout: Corpus, settings: LMSettings, output: Path, *, resume: bool = True
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Trains the model through ``trainkit.fit``; checkpoints and metrics go to ``output``."""
+    corpus: Corpus, heldout: Corpus, settings: LMSettings, output: Path, *, anneal: bool = False
+) -> None:
+    """Trains the model through ``trainkit.fit``; checkpoints and metrics go to ``output``.
+
+    With ``anneal``, the second stage: from the first stage's last checkpoint, the rate it had falls to
+    nothing, and windows of dialogue count more than windows of plays.
+    """
     folder = output / "tokenizer"
     if folder.is_dir():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -210,12 +229,20 @@ def train_lm(
         tokenizer.save_pretrained(folder)
     model = new_model(settings, tokenizer)
     windows = heldout_windows(heldout)
+    sampler = WindowSampler(corpus)
+    steps, seed, rate = settings.steps, settings.seed, settings.learning_rate
+    if anneal:
+        latest = CheckpointFolder(output / "run").latest()
+        if latest is None:
+            raise FileNotFoundError(
+                f"{output / 'run'} has no checkpoint to anneal from; run the stage 'lm' first"
+            )
+        load_model(model, latest / "model.safetensors")
+        sampler = dataclasses.replace(sampler, mix=ANNEAL_MIX)
+        steps, seed = settings.anneal_steps, settings.seed + 1
+        rate *= 0.5 * (1 + math.cos(math.pi * settings.stop_step / settings.steps))
     rows = PackedWindows(
-        WindowSampler(corpus),
-        tokenizer,
-        rows=settings.steps * settings.batch_size,
-        length=settings.length,
-        seed=settings.seed,
+        sampler, tokenizer, rows=steps * settings.batch_size, length=settings.length, seed=seed
     )
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
@@ -228,20 +255,23 @@ def train_lm(
         WeightedTokens(),
         rows,
         config=FitConfig(
-            output_dir=output / "run",
-            max_steps=settings.steps,
+            output_dir=output / ("anneal" if anneal else "run"),
+            max_steps=steps,
             batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            schedule="cosine",
-            warmup_steps=100,
+            learning_rate=rate,
+            schedule="linear" if anneal else "cosine",
+            warmup_steps=0 if anneal else 100,
             mixed_precision="bf16",
-            seed=settings.seed,
+            seed=seed,
             eval_every=250,
             save_every=250,
             log_every=10,
             keep_checkpoints=2,
-            resume=resume,
+            resume=True,
         ),
         evaluate=evaluate,
+        callbacks=() if anneal else (_StopAt(settings.stop_step),),
     )
-    return model, tokenizer
+    if anneal:
+        model.save_pretrained(output / "model")
+        tokenizer.save_pretrained(output / "model")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 
-from .corpus import Corpus, Exchange, load_corpus, match_modern_contexts
+from .corpus import Corpus, Exchange, context_pool, load_corpus, match_modern_contexts
 from .language_model import LMSettings, train_lm
 
 __all__ = ["STAGES", "run"]
 
-STAGES = ("lm", "retriever", "measure", "export")
+STAGES = ("lm", "anneal", "retriever", "export", "measure")
+EMBEDDED = Path(__file__).parents[2] / "dialogkit" / "embedded"
 _log = logging.getLogger(__name__)
 
 
@@ -25,15 +28,24 @@ def run(stage: str, runs: Path, *, threads: int = 2) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
     runs.mkdir(parents=True, exist_ok=True)
-    if stage == "lm":
-        train_lm(_with_matches("train", runs), _with_matches("heldout", runs), LMSettings(), runs / "lm")
+    if stage in ("lm", "anneal"):
+        corpora = _with_matches("train", runs), _with_matches("heldout", runs)
+        train_lm(*corpora, LMSettings(), runs / "lm", anneal=stage == "anneal")
     elif stage == "retriever":
         from dialogkit.retrieval import save_biencoder
 
         from .retriever import RetrieverSettings, train_retriever
 
-        model = train_retriever(load_corpus(), load_corpus("heldout"), RetrieverSettings(), runs / "retriever")
+        model = train_retriever(
+            load_corpus(), load_corpus("heldout"), RetrieverSettings(), runs / "retriever"
+        )
         save_biencoder(model, runs / "retriever" / "model", overwrite=True)
+    elif stage == "export":
+        export(runs)
+    elif stage == "measure":
+        from .measure import measure
+
+        measure(runs)
     else:
         raise ValueError(f"stage must be one of {STAGES}, got {stage!r}")
 
@@ -74,3 +86,25 @@ def _cached_embedder(corpus: Corpus):
     vectors = minilm_embed(texts)
     place = {text: i for i, text in enumerate(texts)}
     return lambda wanted: vectors[[place[text] for text in wanted]]
+
+
+def export(runs: Path) -> None:
+    """Writes what ships: half-precision weights that load as float32, tokenizers, pool, index."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    from dialogkit.retrieval import BiEncoder, ContextIndex, ContextPool
+    from trainkit.hub import atomic_directory
+
+    trained = runs / "lm" / "model"
+    with atomic_directory(EMBEDDED / "lm", replace=True) as folder:
+        LlamaForCausalLM.from_pretrained(trained, dtype=torch.float32).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
+        weights = folder / "model.safetensors"
+        tensors = {name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}
+        weights.write_bytes(save(tensors, metadata={"format": "pt"}))
+    with atomic_directory(EMBEDDED / "biencoder", replace=True) as folder:
+        shutil.copytree(runs / "retriever" / "model", folder, dirs_exist_ok=True)
+    (EMBEDDED / "contexts.txt").write_text("\n".join(context_pool()) + "\n", encoding="utf-8")
+    pool = ContextPool.from_lines(EMBEDDED / "contexts.txt")
+    index = ContextIndex(BiEncoder(EMBEDDED / "biencoder"), pool)
+    index.save(EMBEDDED / "indexes" / "biencoder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -56,14 +57,12 @@ class Pairs(Dataset[Example]):
     """All (turn, answer) pairs of the corpus, the own exchanges and personas repeated."""
 
     def __init__(self, corpus: Corpus, *, repeat_everyday: int = 6, repeat_personas: int = 2) -> None:
-        topical = [
-            Exchange(before, after)
-            for turns in corpus.topical
-            for before, after in zip(turns, turns[1:], strict=False)
-        ]
+        topical = [Exchange(before, after) for turns in corpus.topical for before, after in pairwise(turns)]
         plays = [exchange for lines in corpus.plays.values() for exchange in lines]
         personas = [exchange for lines in corpus.personas.values() for exchange in lines]
-        self.exchanges = topical + plays + list(corpus.everyday) * repeat_everyday + personas * repeat_personas
+        self.exchanges = (
+            topical + plays + list(corpus.everyday) * repeat_everyday + personas * repeat_personas
+        )
 
     def __len__(self) -> int:
         return len(self.exchanges)
@@ -98,7 +97,7 @@ def train_tokenizer(pairs: Pairs, settings: RetrieverSettings) -> PreTrainedToke
 
 
 def train_retriever(corpus: Corpus, heldout: Corpus, settings: RetrieverSettings, output: Path):
-    """Trains the two routes with in-batch softmax through ``trainkit.fit``; returns the sentence-transformers model."""
+    """Trains the two routes with in-batch softmax through ``trainkit.fit`` and returns the model."""
     training = Pairs(corpus)
     tokenizer = train_tokenizer(training, settings)
     torch.manual_seed(settings.seed)
@@ -146,22 +145,22 @@ def train_retriever(corpus: Corpus, heldout: Corpus, settings: RetrieverSettings
 def test_pairs(heldout: Corpus, *, seed: int = 3) -> list[Exchange]:
     """Held-out pairs of all free sources with distinct replies, shuffled."""
     plays = [exchange for lines in heldout.plays.values() for exchange in lines]
-    topical = [
-        Exchange(before, after) for turns in heldout.topical for before, after in zip(turns, turns[1:], strict=False)
-    ]
+    topical = [Exchange(before, after) for turns in heldout.topical for before, after in pairwise(turns)]
     distinct = {pair.response: pair for pair in [*topical, *plays, *heldout.everyday]}
     pairs = list(distinct.values())
     Random(seed).shuffle(pairs)
     return pairs
 
 
-def dailydialog_pairs(*, splits: Sequence[str] = ("test", "validation", "valid", "dev"), seed: int = 3) -> list[Exchange]:
+def dailydialog_pairs(
+    *, splits: Sequence[str] = ("test", "validation", "valid", "dev"), seed: int = 3
+) -> list[Exchange]:
     """(turn, answer) pairs of DailyDialog's unseen splits: a domain no embedded model was trained on."""
     distinct: dict[str, Exchange] = {}
     for dialogue in read_jsonl(data_file("dialogue/dailydialog.jsonl.gz")):
         if dialogue["split"] in splits:
             texts = [turn["text"] for turn in dialogue["turns"]]
-            for before, after in zip(texts, texts[1:], strict=False):
+            for before, after in pairwise(texts):
                 distinct.setdefault(after, Exchange(before, after))
     pairs = list(distinct.values())
     Random(seed).shuffle(pairs)
@@ -175,7 +174,9 @@ def bm25_scores(contexts: Sequence[str], candidates: Sequence[str]) -> np.ndarra
     index = bm25s.BM25()
     index.index(bm25s.tokenize(list(candidates), show_progress=False), show_progress=False)
     tokens = bm25s.tokenize(list(contexts), return_ids=False, show_progress=False)
-    return np.stack([index.get_scores(words) if words else np.zeros(len(candidates), np.float32) for words in tokens])
+    return np.stack(
+        [index.get_scores(words) if words else np.zeros(len(candidates), np.float32) for words in tokens]
+    )
 
 
 def recall_table(
@@ -205,8 +206,16 @@ def recall_table(
                 scores = scorer([pair.context for pair in chosen], truths + others)
                 recalls.append(_recall(scores, size, rng))
             mean, spread = np.mean(recalls, axis=0), np.std(recalls, axis=0, ddof=1)
-            rows.append({"retriever": name, "candidates": size, "recall@1": mean[0], "recall@1 sd": spread[0],
-                         "recall@10": mean[1], "recall@10 sd": spread[1]})
+            rows.append(
+                {
+                    "retriever": name,
+                    "candidates": size,
+                    "recall@1": mean[0],
+                    "recall@1 sd": spread[0],
+                    "recall@10": mean[1],
+                    "recall@10 sd": spread[1],
+                }
+            )
     return rows
 
 

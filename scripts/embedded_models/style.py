@@ -1,4 +1,4 @@
-"""Does the embedded language model follow a voice? StyleProb of every prompt over speakers, questions, seeds."""
+"""Does the embedded language model follow a voice? StyleProb over speakers, questions, seeds."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ def load_speakers(*, prompt_lines: int = 16, max_lines: int = 60, seed: int = 29
         Random(f"{seed}-{name}").shuffle(distinct)
         shown, rest = distinct[:prompt_lines], distinct[prompt_lines : prompt_lines + max_lines]
         title = name.title()
-        speakers.append(Speaker(name.lower().replace(" ", "-"), Character(name=title, utterances=tuple(shown)), tuple(rest)))
+        speakers.append(
+            Speaker(
+                name.lower().replace(" ", "-"), Character(name=title, utterances=tuple(shown)), tuple(rest)
+            )
+        )
     return speakers
 
 
@@ -94,7 +98,9 @@ def train_classifier(speakers: Sequence[Speaker], *, seed: int = 0) -> tuple[obj
         test += [(line, speaker.id) for line in lines[:quarter]]
         train += [(line, speaker.id) for line in lines[quarter:]]
     held = fresh().fit(*zip(*train, strict=True))
-    accuracy = float(np.mean(held.predict([line for line, _ in test]) == np.array([label for _, label in test])))
+    accuracy = float(
+        np.mean(held.predict([line for line, _ in test]) == np.array([label for _, label in test]))
+    )
     return fresh().fit(*zip(*train + test, strict=True)), accuracy
 
 
@@ -126,16 +132,18 @@ class StyleStudy:
         for method, probs in self.probs.items():
             low, high = _interval(probs, resamples, seed)
             mine = [row for row in self.replies if row["method"] == method]
-            rows.append({
-                "method": method,
-                "StyleProb": probs.mean(),
-                "low": low,
-                "high": high,
-                "seed sd": probs.mean(axis=(0, 1)).std(ddof=1) if probs.shape[2] > 1 else float("nan"),
-                "copied": np.mean([row["copied"] for row in mine]),
-                "words": np.mean([len(str(row["reply"]).split()) for row in mine]),
-                "distinct-2": _distinct(mine, 2),
-            })
+            rows.append(
+                {
+                    "method": method,
+                    "StyleProb": probs.mean(),
+                    "low": low,
+                    "high": high,
+                    "seed sd": probs.mean(axis=(0, 1)).std(ddof=1) if probs.shape[2] > 1 else float("nan"),
+                    "copied": np.mean([row["copied"] for row in mine]),
+                    "words": np.mean([len(str(row["reply"]).split()) for row in mine]),
+                    "distinct-2": _distinct(mine, 2),
+                }
+            )
         return rows
 
     def differences(self, *, resamples: int = 2000, seed: int = 0) -> list[dict[str, object]]:
@@ -145,7 +153,9 @@ class StyleStudy:
             for baseline in ("utterances only", "zero-shot"):
                 gap = self.probs[method] - self.probs[baseline]
                 low, high = _interval(gap, resamples, seed)
-                rows.append({"difference": f"{method} − {baseline}", "mean": gap.mean(), "low": low, "high": high})
+                rows.append(
+                    {"difference": f"{method} − {baseline}", "mean": gap.mean(), "low": low, "high": high}
+                )
         return rows
 
 
@@ -191,8 +201,15 @@ def run_study(
     for method, setting in methods.items():
         for s, speaker in enumerate(speakers):
             bot = PDPChatbot(
-                model, speaker.character, matcher=setting["matcher"], prompt=setting["prompt"], retriever=retriever,
-                pool=pool, selection=selection, generation=generation, max_dialogs=max_dialogs,
+                model,
+                speaker.character,
+                matcher=setting["matcher"],
+                prompt=setting["prompt"],
+                retriever=retriever,
+                pool=pool,
+                selection=selection,
+                generation=generation,
+                max_dialogs=max_dialogs,
             )
             for r, seed in enumerate(seeds):
                 texts = [reply.text for reply in bot.reply_batch(list(asked), seed=seed)]
@@ -201,8 +218,15 @@ def run_study(
                     style_prob(row[None], label=labels.index(speaker.id)) for row in table
                 ]
                 rows += [
-                    {"method": method, "speaker": speaker.id, "question": question, "seed": seed, "reply": text,
-                     "prob": probs[method][s, q, r], "copied": copied(text, speaker.character.utterances)}
+                    {
+                        "method": method,
+                        "speaker": speaker.id,
+                        "question": question,
+                        "seed": seed,
+                        "reply": text,
+                        "prob": probs[method][s, q, r],
+                        "copied": copied(text, speaker.character.utterances),
+                    }
                     for q, (question, text) in enumerate(zip(asked, texts, strict=True))
                 ]
         print(f"{method}: {probs[method].mean():.3f}", flush=True)
