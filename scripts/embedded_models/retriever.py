@@ -42,11 +42,11 @@ class RetrieverSettings:
 
     vocab_size: int = 8192
     hidden: int = 128
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
     intermediate: int = 512
-    max_length: int = 40
-    steps: int = 1500
+    max_length: int = 32
+    steps: int = 1000
     batch_size: int = 160
     learning_rate: float = 1e-3
     score_scale: float = 0.1

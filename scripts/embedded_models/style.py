@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline, make_union
 
 from dialogkit.embedded import character_names, character_path
 from dialogkit.generation import GenerationConfig
-from dialogkit.pdp import Character, PDPChatbot, style_prob
+from dialogkit.pdp import Character, PDPChatbot, PDPConfig, style_prob
 
 from .corpus import load_corpus
 
@@ -26,7 +26,7 @@ _PLAY_SPEAKERS = ("FALSTAFF", "ROSALIND")
 _PERSONAS = ("humorous", "professional")
 
 METHODS: dict[str, dict[str, str]] = {
-    "zero-shot": {"matcher": "random", "prompt": "zero_shot"},
+    "zero-shot": {"matcher": "random", "prompt": "zero-shot"},
     "utterances only": {"matcher": "random", "prompt": "utterances"},
     "PDP random": {"matcher": "random", "prompt": "dialog"},
     "PDP static": {"matcher": "static", "prompt": "dialog"},
@@ -207,16 +207,12 @@ def run_study(
                 prompt=setting["prompt"],
                 retriever=retriever,
                 pool=pool,
-                selection=selection,
-                generation=generation,
-                max_dialogs=max_dialogs,
+                config=PDPConfig(selection=selection, max_dialogs=max_dialogs, generation=generation),
             )
             for r, seed in enumerate(seeds):
                 texts = [reply.text for reply in bot.reply_batch(list(asked), seed=seed)]
                 table = classifier.predict_proba(texts)
-                probs[method][s, :, r] = [
-                    style_prob(row[None], label=labels.index(speaker.id)) for row in table
-                ]
+                probs[method][s, :, r] = [style_prob(row[None], labels.index(speaker.id)) for row in table]
                 rows += [
                     {
                         "method": method,
