@@ -55,7 +55,9 @@ class LMSettings:
     seed: int = 17
 
 
-def train_tokenizer(corpus: Corpus, settings: LMSettings) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    corpus: Corpus, settings: LMSettings, *, windows: int = 30_000
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE on a sample of the windows it will have to spell."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -65,7 +67,7 @@ def train_tokenizer(corpus: Corpus, settings: LMSettings) -> PreTrainedTokenizer
     )
     tokenizer.decoder = decoders.ByteLevel()
     sampler, rng = WindowSampler(corpus), Random(settings.seed)
-    texts = ("".join(segment.text for segment in sampler.window(rng)) for _ in range(30_000))
+    texts = ("".join(segment.text for segment in sampler.window(rng)) for _ in range(windows))
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
