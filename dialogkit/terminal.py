@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
+from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-__all__ = ["error_console", "output_console", "printable", "safe"]
+__all__ = ["error_console", "output_console", "pairs_table", "printable", "safe", "table"]
 
 # Invisible characters that reorder the text around them and so can disguise what a line says.
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BREAKS = frozenset("\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+
+_PIPE_WIDTH = 110
+"""Columns of a table that is not shown on a terminal."""
 
 
 def printable(text: str) -> str:
@@ -29,7 +37,7 @@ def printable(text: str) -> str:
     """
     kept = []
     for character in text:
-        if character in "\t\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029":
+        if character in _BREAKS:
             kept.append(" ")
         elif character not in _REORDERING and unicodedata.category(character) not in ("Cc", "Cs"):
             kept.append(character)
@@ -37,7 +45,7 @@ def printable(text: str) -> str:
 
 
 def safe(text: str, style: str = "") -> Text:
-    """A `rich` renderable that shows `text` literally, without markup, in a style.
+    """A renderable of `rich` that shows a text literally, without markup.
 
     Args:
         text: Any text.
@@ -49,6 +57,58 @@ def safe(text: str, style: str = "") -> Text:
     return Text(printable(text), style=style)
 
 
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numeric: Sequence[str] = (),
+    unbroken: Sequence[str] = (),
+) -> Table:
+    """A plain table whose cells are shown literally.
+
+    Args:
+        columns: Headings.
+        rows: One cell for each column.
+        numeric: Headings of the columns to align to the right and never to wrap.
+        unbroken: Headings of further columns never to wrap.
+
+    Returns:
+        The renderable.
+    """
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in columns:
+        right = heading in numeric
+        justify: Literal["left", "right"] = "right" if right else "left"
+        shown.add_column(safe(heading), justify=justify, no_wrap=right or heading in unbroken)
+    for row in rows:
+        shown.add_row(*(safe(cell) for cell in row))
+    return shown
+
+
+def pairs_table(pairs: Sequence[Mapping[str, Any]], name: str) -> Table:
+    """A table of matched pseudo-dialogues in the order of the prompt.
+
+    Args:
+        pairs: Mappings with ``context``, ``utterance``, ``match_score`` (may be None) and ``order_score``.
+        name: The character's name.
+
+    Returns:
+        The renderable: the last row stands next to the user's message in the prompt.
+    """
+    rows = [
+        (
+            str(number),
+            pair["context"],
+            pair["utterance"],
+            "" if pair["match_score"] is None else f"{pair['match_score']:.3f}",
+            f"{pair['order_score']:.3f}",
+        )
+        for number, pair in enumerate(pairs, start=1)
+    ]
+    columns = ("#", "invented turn of the user", f"{name} answers", "match", "order")
+    return table(columns, rows, numeric=("#", "match", "order"))
+
+
 def output_console() -> Console:
     """The console for results, on standard output. Plain strings printed on it are literal, too.
 
@@ -56,11 +116,14 @@ def output_console() -> Console:
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    return Console(markup=False, emoji=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
 
 
 def error_console() -> Console:
     """The console for errors and warnings, on standard error, with the manners of `output_console`."""
     if isinstance(sys.stderr, TextIOWrapper):
         sys.stderr.reconfigure(errors="backslashreplace")
-    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+    return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)

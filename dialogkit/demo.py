@@ -1,0 +1,71 @@
+"""The demo: several characters answer the same questions, and one reply shows where it comes from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.box import ROUNDED
+from rich.console import Console
+from rich.table import Table
+
+from dialogkit.chat import Chatbot, Reply
+from dialogkit.terminal import pairs_table, safe
+
+__all__ = ["CHARACTERS", "QUESTIONS", "run_demo"]
+
+CHARACTERS = ("captain", "professor", "troll")
+"""Embedded characters of the demo, chosen because their voices are far apart."""
+
+QUESTIONS = (
+    "Hello, who are you?",
+    "What do you like to eat?",
+    "Do you have any advice for me?",
+)
+
+
+def run_demo(
+    console: Console, bots: Sequence[Chatbot], *, questions: Sequence[str] = QUESTIONS, seed: int = 0
+) -> list[list[Reply]]:
+    """Ask every chatbot the same questions and print the answers side by side.
+
+    Args:
+        console: Where to print.
+        bots: At least one; all are asked with the same seed, without history.
+        questions: At least one.
+        seed: Any integer for the same answers each time.
+
+    Returns:
+        For each question the reply of each chatbot.
+
+    Raises:
+        ValueError: If there is no chatbot or no question.
+    """
+    if not bots or not questions:
+        raise ValueError(f"needs chatbots and questions, got {len(bots)} and {len(questions)}")
+    begin = time.perf_counter()
+    by_bot = [bot.reply_batch(questions, seed=seed) for bot in bots]
+    seconds = time.perf_counter() - begin
+    replies = [list(row) for row in zip(*by_bot, strict=True)]
+
+    answers = Table(box=ROUNDED, show_lines=True, expand=True)
+    answers.add_column(safe("You"), style="dim", ratio=2)
+    for bot in bots:
+        answers.add_column(safe(bot.name, "bold"), ratio=3)
+    for question, row in zip(questions, replies, strict=True):
+        answers.add_row(safe(question), *(safe(reply.text) for reply in row))
+    console.print(answers)
+
+    name, question, reply = bots[-1].name, questions[-1], replies[-1][-1]
+    console.print()
+    console.print(safe(f"Where {name}'s last reply comes from", "bold"))
+    console.print(
+        safe(
+            f"The language model continued a dialogue in which {name} had already answered these turns, "
+            f"matched to the question {question!r}; the last row stands closest to it."
+        )
+    )
+    console.print(pairs_table(reply.evidence["pairs"], name))
+    asked = len(questions) * len(bots)
+    console.print(safe(f"{asked} replies in {seconds:.1f} s, seed {seed}", "dim"))
+    return replies
