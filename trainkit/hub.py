@@ -561,6 +561,13 @@ def _plain_errors(repo_id: str, revision: str | None) -> Iterator[None]:
                 f"somebody else committed to {repo_id!r} during this push; nothing was changed, push again"
             ) from error
         raise HubError(f"the Hub answered {status} for {repo_id!r}: {error}") from error
+    except RuntimeError as error:
+        # So the client wraps whatever went wrong with a large file.
+        if not isinstance(error.__cause__, httpx.HTTPError):
+            raise
+        raise HubError(
+            f"the connection to the Hub broke while working on {repo_id!r}: {error.__cause__}"
+        ) from error
     except httpx.HTTPError as error:
         raise HubError(f"the connection to the Hub broke while working on {repo_id!r}: {error}") from error
 
