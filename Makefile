@@ -57,7 +57,7 @@ format: $(VENV)/.installed-all  ## apply ruff's fixes and formatting
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed-all  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.installed-all  ## run every benchmark, results in runs/bench/
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python $$script; done
