@@ -360,7 +360,7 @@ class BiEncoder:
         self.path = Path(folder)
         self.batch_size = batch_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        routes = _read_routes(self.path)
+        routes = self._routes = _read_routes(self.path)
         self.symmetric = routes["query"][0] == routes["document"][0]
         self._files: set[Path] = set()
         query = self._load_encoder(routes["query"][0], routes["query"][1])
@@ -379,10 +379,10 @@ class BiEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides the vectors: weights, tokenizers and module settings."""
+        """SHA-256 of all that decides the vectors: weights, tokenizers, routes, prompts, settings."""
         from trainkit.hub import fingerprint
 
-        parts: list[str | Path] = []
+        parts: list[str | Path] = [repr(sorted(self._routes.items()))]
         for path in sorted(self._files):
             parts += [path.relative_to(self.path).as_posix(), path]
         return fingerprint(*parts)
@@ -516,7 +516,7 @@ def _read_routes(root: Path) -> dict[Route, tuple[tuple[str, ...], str]]:
                     f"{root} routes {sorted(config['structure'])}; expected 'query' and 'document'"
                 )
             chains[route] = [
-                (config["types"][name].rsplit(".", 1)[-1], os.path.join(router, name))
+                (config["types"][name].rsplit(".", 1)[-1], f"{router}/{name}" if router else name)
                 for name in config["structure"][route]
             ] + after
     else:
