@@ -113,7 +113,7 @@ def tiny_llama() -> Any:
     config = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
     )
-    return LlamaForCausalLM(config).to(torch.bfloat16)
+    return LlamaForCausalLM(config).bfloat16()
 
 
 def composite(repo_id: str, folder: str) -> dict[str, bool]:
@@ -149,7 +149,7 @@ def composite(repo_id: str, folder: str) -> dict[str, bool]:
 def sentence_encoder(repo_id: str, folder: str) -> dict[str, Any]:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 

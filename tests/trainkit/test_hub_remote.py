@@ -259,7 +259,7 @@ def test_a_download_that_breaks_is_an_error_and_can_be_repeated(
 def test_a_composite_artefact_with_a_nested_model_round_trips_bit_identically(
     hub: HubServer, owner: HubClient, tmp_path: Path, repo_id: str
 ) -> None:
-    outcome = owner.call(clients.composite, repo_id, str(tmp_path / "local"))
+    outcome = owner.call(clients.composite, repo_id, str(tmp_path / "local"), timeout=300)
     assert outcome == dict.fromkeys(outcome, True)
     assert len(outcome) == 5
     local = {
@@ -277,5 +277,8 @@ def test_a_sentence_transformer_loads_by_name(
     hub: HubServer, owner: HubClient, tmp_path: Path, repo_id: str
 ) -> None:
     pytest.importorskip("sentence_transformers")
-    assert owner.call(clients.sentence_encoder, repo_id, str(tmp_path)) == {"same": True, "shape": [2, 32]}
+    assert owner.call(clients.sentence_encoder, repo_id, str(tmp_path), timeout=300) == {
+        "same": True,
+        "shape": [2, 32],
+    }
     assert "modules.json" in hub.head(repo_id).files
