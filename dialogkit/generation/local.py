@@ -262,8 +262,9 @@ class TransformersLM:
         config: GenerationConfig,
         seed: int | None,
     ) -> Decoding:
-        stops = {self.tokenizer.convert_tokens_to_ids(string) for string in config.stop}
-        endings = Endings(self._eos_ids, frozenset(self._special_ids & stops), self._special_ids)
+        added = self.tokenizer.added_tokens_encoder
+        stops = self._special_ids.intersection(added[string] for string in config.stop if string in added)
+        endings = Endings(self._eos_ids, stops, self._special_ids)
         return Decoding(
             self._forward, self._encoder, batch, rows, prompts, config=config, endings=endings, seed=seed
         )

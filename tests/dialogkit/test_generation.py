@@ -482,6 +482,18 @@ class TestStopStrings:
             assert long.text.startswith(short.text.rstrip())
             assert short.finish_reason != "stop" or short.num_tokens <= long.num_tokens
 
+    def test_an_unknown_token_is_no_stop_string(self):
+        """A tokenizer maps strings that it does not know to its unknown token, which is special as well."""
+        tokenizer = byte_fallback_tokenizer()
+        lm = TransformersLM(tiny_model("llama", len(tokenizer)), tokenizer)
+        unknown = tokenizer.unk_token_id
+        config = GenerationConfig(max_new_tokens=30, num_candidates=20, top_k=0, stop=("never to be seen",))
+        with torch.no_grad():
+            lm.model.get_output_embeddings().weight[unknown] *= 3  # so that it comes up
+        candidates = lm.generate(["you:"], config=config, seed=0)[0]
+        assert min(candidate.num_tokens for candidate in candidates) < 30
+        assert "stop" not in {candidate.finish_reason for candidate in candidates}
+
 
 class TestStream:
     """P9: the joined stream is the reply."""
