@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Trains the models that ship in dialogkit/embedded: ``python scripts/train_embedded.py STAGE``.
 
-Stages, in order: ``lm``, ``retriever``, ``measure``, ``export``. Each resumes where it stopped; intermediate
-files are under ``--runs``. Reads the sets named in the model cards (environment variable KIT_DATA).
+Stages, in order: ``lm``, ``copy``, ``voice``, ``retriever``, ``export``, ``measure``. Each resumes where it
+stopped; intermediate files are under ``--runs``. Reads the data sets named in the
+model cards (environment variable KIT_DATA).
 """
 
 import argparse

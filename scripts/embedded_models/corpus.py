@@ -20,11 +20,12 @@ from random import Random
 
 from trainkit.datafiles import data_file, read_jsonl
 
-from .voices import Voice, random_name, random_voice
+from .voices import Voice, random_name, random_voice, strong_voice
 
 __all__ = [
-    "ANNEAL_MIX",
     "HELD_OUT_SPEAKERS",
+    "TRAIN_MIX",
+    "VOICE_MIX",
     "Corpus",
     "Exchange",
     "Segment",
@@ -173,9 +174,9 @@ class Segment:
     weight: float
 
 
-# Shares of dialogue, play, play with modern contexts, invented voice, persona, everyday windows.
-TRAIN_MIX = (18, 10, 16, 38, 6, 12)
-ANNEAL_MIX = (10, 5, 14, 48, 5, 18)
+# Shares of dialogue, play, play with modern contexts, invented voice, persona, everyday, strong voice.
+TRAIN_MIX = (18, 10, 16, 38, 6, 12, 0)
+VOICE_MIX = (8, 5, 15, 35, 5, 14, 18)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,15 @@ class WindowSampler:
 
     def window(self, rng: Random) -> tuple[Segment, ...]:
         """One window: k exchanges of one speaker under a made-up name, then one more."""
-        kinds = (self._dialogue, self._play, self._matched, self._invented, self._persona, self._everyday)
+        kinds = (
+            self._dialogue,
+            self._play,
+            self._matched,
+            self._invented,
+            self._persona,
+            self._everyday,
+            self._strong,
+        )
         weights = list(self.mix)
         if not self.corpus.matched:
             weights[kinds.index(self._matched)] = 0
@@ -244,8 +253,13 @@ class WindowSampler:
     def _everyday(self, rng: Random) -> list[Exchange]:
         return self._distinct(self.corpus.everyday, rng.randint(1, 8), rng)
 
+    def _strong(self, rng: Random) -> list[Exchange]:
+        return self._spoken(strong_voice(rng), rng)
+
     def _invented(self, rng: Random) -> list[Exchange]:
-        voice = random_voice(rng)
+        return self._spoken(random_voice(rng), rng)
+
+    def _spoken(self, voice: Voice, rng: Random) -> list[Exchange]:
         pool: Sequence[Exchange] = rng.choices(
             (self.corpus.everyday, self.corpus.brief, *self.corpus.personas.values()),
             weights=(6, 3, *(1,) * len(self.corpus.personas)),

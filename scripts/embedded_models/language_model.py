@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trainkit import Callback, CheckpointFolder, FitConfig, FitState, Loss, fit
+from trainkit.config import Schedule
 
-from .corpus import ANNEAL_MIX, Corpus, Exchange, Segment, WindowSampler
+from .corpus import TRAIN_MIX, VOICE_MIX, Corpus, Exchange, Segment, WindowSampler
 
 __all__ = ["LMSettings", "PackedWindows", "heldout_perplexity", "new_model", "train_lm", "train_tokenizer"]
 
@@ -32,9 +32,15 @@ class LMSettings:
         layers, hidden, heads, intermediate: Llama shape.
         length: Tokens in a packed training row.
         max_length: Longest context the model is declared for.
-        steps: Length of the cosine schedule in optimizer steps.
-        stop_step: Where the cosine is left, at a high rate; annealing follows.
-        anneal_steps: Steps of the second stage, in which the rate falls linearly to nothing.
+        steps: Length of the first stage's cosine schedule in optimizer steps.
+        stop_step: Where the cosine is left, at a high rate.
+        copy_steps: Steps of the second stage, at a constant rate: half of the rows are short random
+            sequences repeated, which teaches a small model to copy from its context within minutes.
+        voice_steps: Steps of the third stage: more invented voices, some repeated sequences, the rate falls
+            linearly to nothing.
+        late_rate: Rate of the second and third stage.
+        copy_share: Share of repeated sequences among the rows of the second stage.
+        voice_copy_share: The same in the third.
         batch_size: Rows in a step.
         learning_rate: Peak rate of the cosine schedule.
         seed: Of initial weights, windows and order.
@@ -48,8 +54,12 @@ class LMSettings:
     length: int = 384
     max_length: int = 768
     steps: int = 2000
-    stop_step: int = 1000
-    anneal_steps: int = 250
+    stop_step: int = 500
+    copy_steps: int = 250
+    voice_steps: int = 600
+    late_rate: float = 1.5e-3
+    copy_share: float = 0.5
+    voice_copy_share: float = 0.15
     batch_size: int = 24
     learning_rate: float = 2e-3
     seed: int = 17
@@ -87,12 +97,23 @@ def train_tokenizer(
 
 
 class PackedWindows(Dataset[dict[str, torch.Tensor]]):
-    """Row i is drawn from seed and i alone: windows one after another until the row is full."""
+    """Row i is drawn from seed and i alone: windows one after another until the row is full.
+
+    A share ``repeated`` of the rows is a random sequence of 6 to 48 tokens instead, over and over; its first
+    round has no weight.
+    """
 
     def __init__(
-        self, sampler: WindowSampler, tokenizer: PreTrainedTokenizerFast, *, rows: int, length: int, seed: int
+        self,
+        sampler: WindowSampler,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        rows: int,
+        length: int,
+        seed: int,
+        repeated: float = 0.0,
     ) -> None:
-        self.sampler, self.tokenizer = sampler, tokenizer
+        self.sampler, self.tokenizer, self.repeated = sampler, tokenizer, repeated
         self.rows, self.length, self.seed = rows, length, seed
         self._end = tokenizer.convert_tokens_to_ids(END)
 
@@ -112,6 +133,8 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = Random(f"{self.seed}-{index}")
+        if rng.random() < self.repeated:
+            return self._repeated_sequence(rng)
         ids: list[int] = []
         weights: list[float] = []
         while len(ids) < self.length + 1:
@@ -122,6 +145,16 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
             "input_ids": torch.tensor(ids[: self.length + 1]),
             "weights": torch.tensor(weights[: self.length + 1]),
         }
+
+    def _repeated_sequence(self, rng: Random) -> dict[str, torch.Tensor]:
+        # The first ids are the end token and single bytes.
+        period = [
+            rng.randrange(min(300, len(self.tokenizer) // 2), len(self.tokenizer))
+            for _ in range(rng.randint(6, 48))
+        ]
+        ids = (period * (self.length // len(period) + 2))[: self.length + 1]
+        weights = [0.0] * len(period) + [1.0] * (self.length + 1 - len(period))
+        return {"input_ids": torch.tensor(ids), "weights": torch.tensor(weights)}
 
 
 class WeightedTokens:
@@ -167,6 +200,7 @@ def heldout_windows(
         "persona": sampler._persona,
         "everyday": sampler._everyday,
         "invented voice": sampler._invented,
+        "strong voice": sampler._strong,
     }
     if heldout.matched:
         kinds["play speaker, modern contexts"] = sampler._matched
@@ -215,14 +249,17 @@ class _StopAt(Callback):
         state.should_stop = state.step >= self.step
 
 
-def train_lm(
-    corpus: Corpus, heldout: Corpus, settings: LMSettings, output: Path, *, anneal: bool = False
-) -> None:
-    """Trains the model through ``trainkit.fit``; checkpoints and metrics go to ``output``.
+LM_STAGES = ("lm", "copy", "voice")
 
-    With ``anneal``, the second stage: from the first stage's last checkpoint, the rate it had falls to
-    nothing, and windows of dialogue count more than windows of plays.
+
+def train_lm(corpus: Corpus, heldout: Corpus, settings: LMSettings, output: Path, stage: str) -> None:
+    """Runs one stage of training through ``trainkit.fit``; checkpoints and metrics go to ``output / stage``.
+
+    ``"copy"`` and ``"voice"`` start from the last checkpoint of the stage before. The end of ``"voice"``
+    is saved in ``output / "model"``.
     """
+    if stage not in LM_STAGES:
+        raise ValueError(f"stage must be one of {LM_STAGES}, got {stage!r}")
     folder = output / "tokenizer"
     if folder.is_dir():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -231,20 +268,23 @@ def train_lm(
         tokenizer.save_pretrained(folder)
     model = new_model(settings, tokenizer)
     windows = heldout_windows(heldout)
-    sampler = WindowSampler(corpus)
-    steps, seed, rate = settings.steps, settings.seed, settings.learning_rate
-    if anneal:
-        latest = CheckpointFolder(output / "run").latest()
+    number = LM_STAGES.index(stage)
+    if number:
+        before = output / LM_STAGES[number - 1] / "checkpoints"
+        latest = CheckpointFolder(before).latest()
         if latest is None:
             raise FileNotFoundError(
-                f"{output / 'run'} has no checkpoint to anneal from; run the stage 'lm' first"
+                f"{before} has no checkpoint to go on from; run {LM_STAGES[number - 1]!r} first"
             )
         load_model(model, latest / "model.safetensors")
-        sampler = dataclasses.replace(sampler, mix=ANNEAL_MIX)
-        steps, seed = settings.anneal_steps, settings.seed + 1
-        rate *= 0.5 * (1 + math.cos(math.pi * settings.stop_step / settings.steps))
+    steps = (settings.steps, settings.copy_steps, settings.voice_steps)[number]
     rows = PackedWindows(
-        sampler, tokenizer, rows=steps * settings.batch_size, length=settings.length, seed=seed
+        WindowSampler(corpus, mix=VOICE_MIX if stage == "voice" else TRAIN_MIX),
+        tokenizer,
+        rows=steps * settings.batch_size,
+        length=settings.length,
+        seed=settings.seed + number,
+        repeated=(0.0, settings.copy_share, settings.voice_copy_share)[number],
     )
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
@@ -252,28 +292,29 @@ def train_lm(
         mean = sum(map(math.log, perplexity.values())) / len(perplexity)
         return {"loss": mean, **{f"ppl {kind}": value for kind, value in perplexity.items()}}
 
+    schedules: tuple[Schedule, ...] = ("cosine", "constant", "linear")
     fit(
         model,
         WeightedTokens(),
         rows,
         config=FitConfig(
-            output_dir=output / ("anneal" if anneal else "run"),
+            output_dir=output / stage,
             max_steps=steps,
             batch_size=settings.batch_size,
-            learning_rate=rate,
-            schedule="linear" if anneal else "cosine",
-            warmup_steps=0 if anneal else 100,
+            learning_rate=settings.late_rate if number else settings.learning_rate,
+            schedule=schedules[number],
+            warmup_steps=30 if number else 100,
             mixed_precision="bf16",
-            seed=seed,
-            eval_every=250,
-            save_every=250,
+            seed=settings.seed + number,
+            eval_every=100 if number else 250,
+            save_every=100 if number else 250,
             log_every=10,
             keep_checkpoints=2,
             resume=True,
         ),
         evaluate=evaluate,
-        callbacks=() if anneal else (_StopAt(settings.stop_step),),
+        callbacks=() if number else (_StopAt(settings.stop_step),),
     )
-    if anneal:
+    if stage == LM_STAGES[-1]:
         model.save_pretrained(output / "model")
         tokenizer.save_pretrained(output / "model")

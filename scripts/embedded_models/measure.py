@@ -17,9 +17,9 @@ from trainkit import ModelCard, write_json
 from trainkit.cards import DataUse, Metric, Sample
 
 from .corpus import load_corpus
-from .language_model import LMSettings, heldout_perplexity, heldout_windows
+from .language_model import LM_STAGES, LMSettings, heldout_perplexity, heldout_windows
 from .matching import with_matches
-from .retriever import RetrieverSettings, bm25_scores, dailydialog_pairs, recall_table, test_pairs
+from .retriever import RetrieverSettings, bm25_scores, dailydialog_pairs, heldout_pairs, recall_table
 from .style import questions
 
 __all__ = ["measure"]
@@ -102,7 +102,7 @@ def _retriever() -> dict[str, object]:
         item.response for lines in train.plays.values() for item in lines
     ]
     return {
-        "held-out free sets": recall_table(test_pairs(load_corpus("heldout")), distractors, scorers),
+        "held-out free sets": recall_table(heldout_pairs(load_corpus("heldout")), distractors, scorers),
         "DailyDialog": recall_table(dailydialog_pairs(), [], scorers),
     }
 
@@ -127,7 +127,11 @@ def _seconds(*files: Path) -> float | None:
 
 def _lm_card(figures: Mapping, runs: Path) -> ModelCard:
     settings = LMSettings()
-    tokens = (settings.stop_step + settings.anneal_steps) * settings.batch_size * settings.length
+    tokens = (
+        (settings.stop_step + settings.copy_steps + settings.voice_steps)
+        * settings.batch_size
+        * settings.length
+    )
     return ModelCard(
         title="dialogkit embedded language model",
         method="Causal language model (Llama architecture) trained on windows in the layout of Pseudo Dialog "
@@ -163,10 +167,9 @@ def _lm_card(figures: Mapping, runs: Path) -> ModelCard:
             "English only.",
         ),
         samples=tuple(Sample(**sample) for sample in figures["samples"]),
-        command="python scripts/train_embedded.py lm && python scripts/train_embedded.py anneal && "
-        "python scripts/train_embedded.py export",
+        command=" && ".join(f"python scripts/train_embedded.py {stage}" for stage in (*LM_STAGES, "export")),
         hardware=_hardware(),
-        training_seconds=_seconds(runs / "lm/run/metrics.jsonl", runs / "lm/anneal/metrics.jsonl"),
+        training_seconds=_seconds(*(runs / "lm" / stage / "metrics.jsonl" for stage in LM_STAGES)),
         tags=("dialogue", "pseudo-dialog-prompting"),
         library="transformers",
     )

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save
 
 from .corpus import context_pool, load_corpus
-from .language_model import LMSettings, train_lm
+from .language_model import LM_STAGES, LMSettings, train_lm
 from .matching import with_matches
 
 __all__ = ["STAGES", "export", "run"]
 
-STAGES = ("lm", "anneal", "retriever", "export", "measure")
+STAGES = (*LM_STAGES, "retriever", "export", "measure")
 EMBEDDED = Path(__file__).parents[2] / "dialogkit" / "embedded"
 
 
@@ -24,9 +24,8 @@ def run(stage: str, runs: Path, *, threads: int = 2) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
     runs.mkdir(parents=True, exist_ok=True)
-    if stage in ("lm", "anneal"):
-        corpora = with_matches("train", runs), with_matches("heldout", runs)
-        train_lm(*corpora, LMSettings(), runs / "lm", anneal=stage == "anneal")
+    if stage in LM_STAGES:
+        train_lm(with_matches("train", runs), with_matches("heldout", runs), LMSettings(), runs / "lm", stage)
     elif stage == "retriever":
         from dialogkit.retrieval import save_biencoder
 

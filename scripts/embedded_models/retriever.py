@@ -19,6 +19,7 @@ from trainkit import FitConfig, fit
 from trainkit.datafiles import data_file, read_jsonl
 
 from .corpus import Corpus, Exchange
+from .matching import minilm_embed
 
 __all__ = ["RetrieverSettings", "bm25_scores", "recall_table", "train_retriever"]
 
@@ -109,7 +110,8 @@ def train_retriever(corpus: Corpus, heldout: Corpus, settings: RetrieverSettings
         intermediate_size=settings.intermediate,
         max_length=settings.max_length,
     )
-    pairs = test_pairs(heldout)[:1000]
+    _start_from_meanings(model, tokenizer, settings.hidden)
+    pairs = heldout_pairs(heldout)[:1000]
 
     def evaluate(model) -> dict[str, float]:
         with torch.no_grad():
@@ -142,7 +144,23 @@ def train_retriever(corpus: Corpus, heldout: Corpus, settings: RetrieverSettings
     return model
 
 
-def test_pairs(heldout: Corpus, *, seed: int = 3) -> list[Exchange]:
+def _start_from_meanings(model, tokenizer: PreTrainedTokenizerFast, width: int) -> None:
+    """Starts both routes' token embeddings from MiniLM's vectors of the tokens, in their main directions.
+
+    The pairs are too few to learn from nothing which words mean nearly the same.
+    """
+    words = [tokenizer.decode([i]).strip() or "," for i in range(len(tokenizer))]
+    vectors = torch.from_numpy(minilm_embed(words)).float()
+    vectors -= vectors.mean(dim=0)
+    _, _, directions = torch.linalg.svd(vectors, full_matrices=False)
+    start = vectors @ directions[:width].T
+    start *= 0.02 / start.std()
+    for name, weights in model.named_parameters():
+        if name.endswith("word_embeddings.weight"):
+            weights.data.copy_(start)
+
+
+def heldout_pairs(heldout: Corpus, *, seed: int = 3) -> list[Exchange]:
     """Held-out pairs of all free sources with distinct replies, shuffled."""
     plays = [exchange for lines in heldout.plays.values() for exchange in lines]
     topical = [Exchange(before, after) for turns in heldout.topical for before, after in pairwise(turns)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-__all__ = ["Voice", "random_name", "random_voice"]
+__all__ = ["Voice", "random_name", "random_voice", "strong_voice"]
 
 _WORDS = json.loads((Path(__file__).parent.parent / "data" / "voice_habits.json").read_text(encoding="utf-8"))
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -175,4 +175,20 @@ def random_voice(rng: Random) -> Voice:
         drop_g="drop_g" in habits,
         accent=rng.choice((("th", "d"), ("w", "v"))) if "accent" in habits else ("", ""),
         stretch="stretch" in habits,
+    )
+
+
+def strong_voice(rng: Random) -> Voice:
+    """A voice whose marks stand in every line: what a model must copy to do well at all."""
+    habits = rng.sample(("opener", "closer", "address", "sentence"), rng.randint(1, 2))
+    opener = _invented(rng) if rng.random() < 0.6 else rng.choice(_WORDS["openers"])
+    return Voice(
+        openers=(opener,) if "opener" in habits else (),
+        closers=(rng.choice(_WORDS["closers"]),) if "closer" in habits else (),
+        address=(rng.choice(_WORDS["address"]),) if "address" in habits else (),
+        sentences=(rng.choice(_WORDS["sentences"]),) if "sentence" in habits else (),
+        rates=dict.fromkeys(habits, 1.0),
+        opener_mark=rng.choice((",", "!", "...", ".")),
+        ending=rng.choice((".", ".", ".", "!", "...")),
+        short=True,
     )
