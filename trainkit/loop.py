@@ -201,10 +201,8 @@ def fit(
     try:
         return _Run(model, objective, train, config, evaluate, callbacks, optimizer, running).complete()
     finally:
-        if accelerator is None:
-            running.free_memory()
-            if not borrowed:
-                AcceleratorState._reset_state(reset_partial_state=False)
+        if accelerator is None and not borrowed:
+            AcceleratorState._reset_state(reset_partial_state=False)
 
 
 def _make_accelerator(config: FitConfig) -> Accelerator:
@@ -248,6 +246,7 @@ class _Run:
         accelerator: Accelerator,
     ) -> None:
         self.objective, self.train, self.config = objective, train, config
+        self.method = objective if isinstance(objective, StepMethod) else None
         self.evaluate, self.callbacks, self.accelerator = evaluate, callbacks, accelerator
         accelerator.gradient_accumulation_steps = 1
         _warn_of_missing_processes(config.expected_processes, accelerator.num_processes)
@@ -413,20 +412,17 @@ class _Run:
         for micro, batch in zip(micros, loaded, strict=True):
             batch = send_to_device(batch, device, non_blocking=device.type == "cuda")
             context.example_ids, context.real = torch.tensor(micro.ids), micro.real
-            if isinstance(self.objective, StepMethod):
-                loss = self.objective.step(self.model, batch, context)
-            else:
-                with nullcontext() if micro.last else context.without_communication():
-                    loss = self.objective(self.model, batch)
-                    if isinstance(loss, Loss):
-                        context.backward(loss.total, loss.weight)
-            if not isinstance(loss, Loss):
-                raise TypeError(f"the objective must return a Loss, got {type(loss).__name__}")
+            if self.method is not None:
+                losses.append(_checked(self.method.step(self.model, batch, context)))
+                continue
+            with nullcontext() if micro.last else context.without_communication():
+                loss = _checked(cast(Objective, self.objective)(self.model, batch))
+                context.backward(loss.total, loss.weight)
             losses.append(loss)
         sums = sum_losses(losses, [micro.real for micro in micros], self.accelerator)
         if not math.isfinite(sums["loss"][0]):
             raise FloatingPointError(f"step {self.state.step + 1}: the loss is {sums['loss'][0]}")
-        if not isinstance(self.objective, StepMethod):
+        if self.method is None:
             context.optimizer_step()
         return sums
 
@@ -563,8 +559,8 @@ class _Run:
             }
             (directory / "state.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
         own: dict[str, Any] = {"rng": rng_state(), "generator": self.generator.get_state()}
-        if isinstance(self.objective, StepMethod):
-            own["method"] = self.objective.state_dict()
+        if self.method is not None:
+            own["method"] = self.method.state_dict()
         save_tree(directory, f"process-{self.plan.rank}", own)
         path = self._commit(self.checkpoints)
         if main and self.config.keeps_best:
@@ -627,9 +623,9 @@ class _Run:
             own = load_tree(directory, f"process-{self.plan.rank}")
             restore_rng_state(own["rng"])
             self.generator.set_state(own["generator"])
-            if isinstance(self.objective, StepMethod):
-                self.objective.load_state_dict(own["method"])
-        elif isinstance(self.objective, StepMethod):
+            if self.method is not None:
+                self.method.load_state_dict(own["method"])
+        elif self.method is not None:
             raise ValueError(
                 f"cannot resume from {directory}: the method's state is that of {processes} process(es), "
                 f"now there are {self.plan.world}"
@@ -652,6 +648,12 @@ def _settle_deepspeed(accelerator: Accelerator, config: FitConfig, share: int) -
     settings["train_micro_batch_size_per_gpu"] = share
     settings["gradient_accumulation_steps"] = 1
     settings["gradient_clipping"] = config.max_grad_norm or 0.0
+
+
+def _checked(loss: object) -> Loss:
+    if not isinstance(loss, Loss):
+        raise TypeError(f"the objective must return a Loss, got {type(loss).__name__}")
+    return loss
 
 
 def _mean(sums: tuple[float, float]) -> float:

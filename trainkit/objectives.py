@@ -155,7 +155,8 @@ class StepContext:
 
     def zero_grad(self) -> None:
         """Forgets the model's gradients, for example those that an attack on it left."""
-        self._optimizer.zero_grad(set_to_none=True)
+        if not self._deepspeed:
+            self._optimizer.optimizer.zero_grad(set_to_none=True)
         self._weights = []
 
     def optimizer_step(self) -> None:
