@@ -1,8 +1,8 @@
 """The documents' code does what it says.
 
-The Python samples of the README and the quick start run; those of the other documents, which may leave out what a
-reader has (a model, data), compile and import names that exist. Commands exist, with their options, and links lead
-somewhere.
+The Python samples of the README and the quick start run; those of the other documents, which may leave out
+what a reader has (a model, data), compile and import names that exist. Commands exist,
+with their options, and links lead somewhere.
 """
 
 from __future__ import annotations
