@@ -198,21 +198,22 @@ class WindowSampler:
     def window(self, rng: Random) -> tuple[Segment, ...]:
         """One window: k exchanges of one speaker under a made-up name, then one more."""
         kinds = (
-            self._dialogue,
-            self._play,
-            self._matched,
-            self._invented,
-            self._persona,
-            self._everyday,
-            self._strong,
+            self.dialogue,
+            self.play,
+            self.matched,
+            self.invented,
+            self.persona,
+            self.everyday,
+            self.strong,
         )
         weights = list(self.mix)
         if not self.corpus.matched:
-            weights[kinds.index(self._matched)] = 0
+            weights[kinds.index(self.matched)] = 0
         kind = rng.choices(kinds, weights=weights)[0]
-        return self._layout(random_name(rng), kind(rng))
+        return self.layout(random_name(rng), kind(rng))
 
-    def _layout(self, name: str, exchanges: Sequence[Exchange]) -> tuple[Segment, ...]:
+    def layout(self, name: str, exchanges: Sequence[Exchange]) -> tuple[Segment, ...]:
+        """The exchanges as segments of PDP's dialogue prompt, under ``name``."""
         segments = [Segment(f"This is conversation between User and {name}.\n", self.head_weight)]
         for exchange in exchanges:
             segments += [
@@ -222,7 +223,8 @@ class WindowSampler:
             ]
         return tuple(segments)
 
-    def _dialogue(self, rng: Random) -> list[Exchange]:
+    def dialogue(self, rng: Random) -> list[Exchange]:
+        """Turns of one Topical-Chat dialogue."""
         turns = rng.choice(self.corpus.topical)
         start = rng.randrange(max(1, len(turns) - 3))
         turns = turns[start : start + 2 * rng.randint(1, 6)]
@@ -241,22 +243,28 @@ class WindowSampler:
                 chosen.setdefault(exchange.response, exchange)
         return list(chosen.values())
 
-    def _play(self, rng: Random) -> list[Exchange]:
+    def play(self, rng: Random) -> list[Exchange]:
+        """Lines of one speaker of the plays after their real preceding turns."""
         return self._speaker(self.corpus.plays, rng)
 
-    def _matched(self, rng: Random) -> list[Exchange]:
+    def matched(self, rng: Random) -> list[Exchange]:
+        """Lines of one speaker of the plays after modern turns."""
         return self._speaker(self.corpus.matched, rng)
 
-    def _persona(self, rng: Random) -> list[Exchange]:
+    def persona(self, rng: Random) -> list[Exchange]:
+        """Exchanges of one of PersonalityChat's personas."""
         return self._speaker(self.corpus.personas, rng)
 
-    def _everyday(self, rng: Random) -> list[Exchange]:
+    def everyday(self, rng: Random) -> list[Exchange]:
+        """The project's own exchanges."""
         return self._distinct(self.corpus.everyday, rng.randint(1, 8), rng)
 
-    def _strong(self, rng: Random) -> list[Exchange]:
+    def strong(self, rng: Random) -> list[Exchange]:
+        """Exchanges in a voice that marks every line."""
         return self._spoken(strong_voice(rng), rng)
 
-    def _invented(self, rng: Random) -> list[Exchange]:
+    def invented(self, rng: Random) -> list[Exchange]:
+        """Exchanges in an invented voice."""
         return self._spoken(random_voice(rng), rng)
 
     def _spoken(self, voice: Voice, rng: Random) -> list[Exchange]:

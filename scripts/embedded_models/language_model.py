@@ -17,6 +17,7 @@ from trainkit import Callback, CheckpointFolder, FitConfig, FitState, Loss, fit
 from trainkit.config import Schedule
 
 from .corpus import TRAIN_MIX, VOICE_MIX, Corpus, Exchange, Segment, WindowSampler
+from .voices import random_name
 
 __all__ = ["LMSettings", "PackedWindows", "heldout_perplexity", "new_model", "train_lm", "train_tokenizer"]
 
@@ -34,13 +35,15 @@ class LMSettings:
         max_length: Longest context the model is declared for.
         steps: Length of the first stage's cosine schedule in optimizer steps.
         stop_step: Where the cosine is left, at a high rate.
-        copy_steps: Steps of the second stage, at a constant rate: half of the rows are short random
-            sequences repeated, which teaches a small model to copy from its context within minutes.
-        voice_steps: Steps of the third stage: more invented voices, some repeated sequences, the rate falls
-            linearly to nothing.
+        copy_steps: Steps of the second stage, at a constant rate, mostly on drills in copying (see
+            :class:`PackedWindows`): without them a model this small does not learn within our means to
+            repeat a habit that it sees in its prompt.
+        voice_steps: Steps of the third stage: more invented voices, a few drills, the rate falls linearly
+            to nothing.
         late_rate: Rate of the second and third stage.
-        copy_share: Share of repeated sequences among the rows of the second stage.
-        voice_copy_share: The same in the third.
+        late_batch_size: Rows in a step of the second and third stage.
+        copy_drills: Shares of repeated sequences and of marked lines in the second stage.
+        voice_drills: The same in the third.
         batch_size: Rows in a step.
         learning_rate: Peak rate of the cosine schedule.
         seed: Of initial weights, windows and order.
@@ -55,11 +58,12 @@ class LMSettings:
     max_length: int = 768
     steps: int = 2000
     stop_step: int = 500
-    copy_steps: int = 250
-    voice_steps: int = 600
-    late_rate: float = 1.5e-3
-    copy_share: float = 0.5
-    voice_copy_share: float = 0.15
+    copy_steps: int = 750
+    voice_steps: int = 700
+    late_rate: float = 1.2e-3
+    late_batch_size: int = 12
+    copy_drills: tuple[float, float] = (0.4, 0.3)
+    voice_drills: tuple[float, float] = (0.05, 0.2)
     batch_size: int = 24
     learning_rate: float = 2e-3
     seed: int = 17
@@ -99,8 +103,9 @@ def train_tokenizer(
 class PackedWindows(Dataset[dict[str, torch.Tensor]]):
     """Row i is drawn from seed and i alone: windows one after another until the row is full.
 
-    A share ``repeated`` of the rows is a random sequence of 6 to 48 tokens instead, over and over; its first
-    round has no weight.
+    Two shares of the rows are drills in copying. ``repeated``: a random sequence of 6 to 48 tokens over and
+    over, the first round without weight. ``marked``: conversations in which every line of the speaker opens
+    and ends with the same random tokens; those tokens carry the weight, from the second line on.
     """
 
     def __init__(
@@ -112,8 +117,10 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
         length: int,
         seed: int,
         repeated: float = 0.0,
+        marked: float = 0.0,
     ) -> None:
-        self.sampler, self.tokenizer, self.repeated = sampler, tokenizer, repeated
+        self.sampler, self.tokenizer = sampler, tokenizer
+        self.repeated, self.marked = repeated, marked
         self.rows, self.length, self.seed = rows, length, seed
         self._end = tokenizer.convert_tokens_to_ids(END)
 
@@ -133,28 +140,60 @@ class PackedWindows(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = Random(f"{self.seed}-{index}")
-        if rng.random() < self.repeated:
-            return self._repeated_sequence(rng)
+        kind = rng.random()
+        if kind < self.repeated:
+            return self._row(*self._repeated_sequence(rng))
+        draw = self._marked_lines if kind < self.repeated + self.marked else self._window
         ids: list[int] = []
         weights: list[float] = []
         while len(ids) < self.length + 1:
-            more_ids, more_weights = self._encode(self.sampler.window(rng))
+            more_ids, more_weights = draw(rng)
             ids += more_ids
             weights += more_weights
+        return self._row(ids, weights)
+
+    def _row(self, ids: Sequence[int], weights: Sequence[float]) -> dict[str, torch.Tensor]:
         return {
             "input_ids": torch.tensor(ids[: self.length + 1]),
             "weights": torch.tensor(weights[: self.length + 1]),
         }
 
-    def _repeated_sequence(self, rng: Random) -> dict[str, torch.Tensor]:
+    def _window(self, rng: Random) -> tuple[list[int], list[float]]:
+        return self._encode(self.sampler.window(rng))
+
+    def _random_tokens(self, count: int, rng: Random) -> list[int]:
         # The first ids are the end token and single bytes.
-        period = [
-            rng.randrange(min(300, len(self.tokenizer) // 2), len(self.tokenizer))
-            for _ in range(rng.randint(6, 48))
-        ]
-        ids = (period * (self.length // len(period) + 2))[: self.length + 1]
-        weights = [0.0] * len(period) + [1.0] * (self.length + 1 - len(period))
-        return {"input_ids": torch.tensor(ids), "weights": torch.tensor(weights)}
+        first = min(300, len(self.tokenizer) // 2)
+        return [rng.randrange(first, len(self.tokenizer)) for _ in range(count)]
+
+    def _repeated_sequence(self, rng: Random) -> tuple[list[int], list[float]]:
+        period = self._random_tokens(rng.randint(6, 48), rng)
+        rounds = self.length // len(period) + 2
+        return period * rounds, [0.0] * len(period) + [1.0] * (len(period) * (rounds - 1))
+
+    def _marked_lines(self, rng: Random) -> tuple[list[int], list[float]]:
+        opening = self._random_tokens(rng.randint(1, 3), rng)
+        ending = self._random_tokens(rng.randint(0, 2), rng)
+        head, *segments = self.sampler.layout(random_name(rng), self.sampler.everyday(rng))
+        ids, weights = self._encode([Segment(head.text, 0.0)])
+        ids, weights = ids[:-1], weights[:-1]
+        for i in range(0, len(segments), 3):
+            turn, label, reply = self.tokenizer(
+                [segments[i].text, segments[i + 1].text, segments[i + 2].text.rstrip("\n")],
+                add_special_tokens=False,
+            )["input_ids"]
+            newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
+            mark = 1.0 if i else 0.0
+            for tokens, weight in (
+                (turn + label, 0.0),
+                (opening, mark),
+                (reply, 0.1),
+                (ending, mark),
+                (newline, 0.2),
+            ):
+                ids = ids + tokens
+                weights = weights + [weight] * len(tokens)
+        return ids, weights
 
 
 class WeightedTokens:
@@ -195,15 +234,15 @@ def heldout_windows(
     """Windows of the held-out part by kind; in PDP kinds only the last reply carries weight."""
     sampler = WindowSampler(heldout)
     kinds = {
-        "dialogue": sampler._dialogue,
-        "play speaker": sampler._play,
-        "persona": sampler._persona,
-        "everyday": sampler._everyday,
-        "invented voice": sampler._invented,
-        "strong voice": sampler._strong,
+        "dialogue": sampler.dialogue,
+        "play speaker": sampler.play,
+        "persona": sampler.persona,
+        "everyday": sampler.everyday,
+        "invented voice": sampler.invented,
+        "strong voice": sampler.strong,
     }
     if heldout.matched:
-        kinds["play speaker, modern contexts"] = sampler._matched
+        kinds["play speaker, modern contexts"] = sampler.matched
     windows: dict[str, list[tuple[Segment, ...]]] = {}
     for kind, draw in kinds.items():
         rng = Random(f"{seed}-{kind}")
@@ -214,9 +253,7 @@ def heldout_windows(
 def _last_reply_only(
     sampler: WindowSampler, exchanges: Sequence[Exchange], rng: Random
 ) -> tuple[Segment, ...]:
-    from .voices import random_name
-
-    *before, last = sampler._layout(random_name(rng), exchanges)
+    *before, last = sampler.layout(random_name(rng), exchanges)
     return (*(Segment(segment.text, 0.0) for segment in before), Segment(last.text, 1.0))
 
 
@@ -278,13 +315,16 @@ def train_lm(corpus: Corpus, heldout: Corpus, settings: LMSettings, output: Path
             )
         load_model(model, latest / "model.safetensors")
     steps = (settings.steps, settings.copy_steps, settings.voice_steps)[number]
+    batch_size = settings.late_batch_size if number else settings.batch_size
+    repeated, marked = ((0.0, 0.0), settings.copy_drills, settings.voice_drills)[number]
     rows = PackedWindows(
-        WindowSampler(corpus, mix=VOICE_MIX if stage == "voice" else TRAIN_MIX),
+        WindowSampler(corpus, mix=VOICE_MIX if number else TRAIN_MIX),
         tokenizer,
-        rows=steps * settings.batch_size,
+        rows=steps * batch_size,
         length=settings.length,
         seed=settings.seed + number,
-        repeated=(0.0, settings.copy_share, settings.voice_copy_share)[number],
+        repeated=repeated,
+        marked=marked,
     )
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
@@ -300,7 +340,7 @@ def train_lm(corpus: Corpus, heldout: Corpus, settings: LMSettings, output: Path
         config=FitConfig(
             output_dir=output / stage,
             max_steps=steps,
-            batch_size=settings.batch_size,
+            batch_size=batch_size,
             learning_rate=settings.late_rate if number else settings.learning_rate,
             schedule=schedules[number],
             warmup_steps=30 if number else 100,
