@@ -32,7 +32,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def problems(value: object, schema: Mapping[str, Any], where: str = "card") -> Iterator[str]:
-    """What is wrong with a value by a JSON Schema; a keyword that is not known here is an error of the schema."""
+    """What is wrong with a value by a JSON Schema; a keyword not known here is an error of the schema."""
     for keyword, wanted in schema.items():
         match keyword:
             case "$schema" | "title" | "description":

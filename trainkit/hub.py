@@ -58,6 +58,7 @@ _CHUNK = 1 << 20
 _PICKLES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 # Files a person may edit by hand; everything else is compared with the checksum in the manifest.
 _EDITABLE = frozenset({".csv", ".jinja", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml"})
+_BOOKKEEPING = (".git/", ".cache/huggingface/")
 _REPOSITORY = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -437,7 +438,7 @@ def push_folder(
         repo_id: ``"owner/name"``.
         private: Whether the repository is to be private; ``None``: the owner's default for a new one.
         token: Access token with write permission; default: the one the machine is logged in with.
-        revision: Branch to commit to; default ``main``.
+        revision: Branch or pull request (``refs/pr/1``) to commit to; default ``main``.
         commit_message: First line of the commit.
 
     Returns:
@@ -461,6 +462,8 @@ def push_folder(
         raise ValueError(f"revision is the commit {revision}; a push needs a branch")
     _refuse_unsafe(folder)
     local = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
+    # What git and the Hub client keep beside the files is theirs.
+    local = {name: file for name, file in local.items() if not name.startswith(_BOOKKEEPING)}
     if not local:
         raise FileNotFoundError(f"the folder {str(folder)!r} is empty: nothing to push")
 
@@ -476,8 +479,9 @@ def push_folder(
                 f"private={private}, but the repository {repo_id!r} exists and is "
                 f"{'private' if seen.private else 'public'}; change it in the repository's settings first"
             )
-        if revision is not None:
+        if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if revision is not None:
             seen = api.model_info(repo_id, revision=revision)
         stale = _listed_on_hub(
             api, repo_id, seen.sha, {file.rfilename for file in seen.siblings or ()}

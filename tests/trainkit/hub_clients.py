@@ -175,3 +175,104 @@ def sentence_encoder(repo_id: str, folder: str) -> dict[str, Any]:
         "same": bool((encoder.encode(texts) == again.encode(texts)).all()),
         "shape": list(again.encode(texts).shape),
     }
+
+
+def tour(repo_id: str) -> dict[str, Any]:
+    """Most of what the Hub's client can ask, in one go."""
+    from huggingface_hub import (
+        CommitOperationAdd,
+        CommitOperationDelete,
+        HfApi,
+        HfFileSystem,
+        hf_hub_download,
+    )
+    from huggingface_hub.hf_api import RepoFile, RepoFolder
+
+    api = HfApi()
+    seen: dict[str, Any] = {"user": api.whoami()["name"]}
+    api.create_repo(repo_id)
+    contents = {"a.txt": b"one", "deep/b.txt": b"two", "deep/er/c.npy": b"x" * 2000}
+    api.create_commit(
+        repo_id,
+        [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in contents.items()],
+        commit_message="Add three",
+    )
+    entries = list(api.list_repo_tree(repo_id, recursive=True))
+    seen["files"] = sorted(entry.path for entry in entries if isinstance(entry, RepoFile))
+    seen["folders"] = sorted(entry.path for entry in entries if isinstance(entry, RepoFolder))
+    seen["top"] = sorted(entry.path for entry in api.list_repo_tree(repo_id))
+    infos = [
+        entry
+        for entry in api.get_paths_info(repo_id, ["a.txt", "deep/er/c.npy", "missing"])
+        if isinstance(entry, RepoFile)
+    ]
+    seen["sizes"] = {info.path: info.size for info in infos}
+    seen["large"] = {info.path: info.lfs is not None for info in infos}
+    api.create_tag(repo_id, tag="v1")
+    api.create_branch(repo_id, branch="draft")
+    api.create_commit(repo_id, [CommitOperationDelete(path_in_repo="a.txt")], commit_message="Remove a")
+    refs = api.list_repo_refs(repo_id)
+    seen["branches"] = sorted(ref.name for ref in refs.branches)
+    seen["tags"] = [ref.name for ref in refs.tags]
+    seen["titles"] = [commit.title for commit in api.list_repo_commits(repo_id)]
+    seen["tagged"] = Path(hf_hub_download(repo_id, "a.txt", revision="v1")).read_text()
+    seen["left"] = sorted(api.list_repo_files(repo_id))
+    with HfFileSystem(skip_instance_cache=True).open(
+        f"{repo_id}/deep/er/c.npy", "rb", block_size=100
+    ) as file:
+        file.seek(1500)
+        seen["part"] = file.read(10).decode()
+    seen["exists"] = [api.repo_exists(repo_id)]
+    api.delete_tag(repo_id, tag="v1")
+    api.delete_branch(repo_id, branch="draft")
+    api.delete_repo(repo_id)
+    seen["exists"].append(api.repo_exists(repo_id))
+    return seen
+
+
+def upload_text(repo_id: str, kind: str, name: str, text: str) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo_id, repo_type=kind)
+    api.upload_file(path_or_fileobj=text.encode(), path_in_repo=name, repo_id=repo_id, repo_type=kind)
+
+
+def download_text(repo_id: str, kind: str, name: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repo_id, name, repo_type=kind)).read_text()
+
+
+def raw_commit(repo_id: str, path: str) -> list[Any]:
+    """A commit that the Hub's client would not send."""
+    import base64
+    import json
+    import os
+    import urllib.error
+    import urllib.request
+
+    lines: list[dict[str, Any]] = [
+        {"key": "header", "value": {"summary": "forged"}},
+        {"key": "file", "value": {"path": path, "content": base64.b64encode(b"x").decode()}},
+    ]
+    request = urllib.request.Request(
+        f"{os.environ['HF_ENDPOINT']}/api/models/{repo_id}/commit/main",
+        data=b"".join(json.dumps(line).encode() + b"\n" for line in lines),
+        headers={"Authorization": f"Bearer {os.environ['HF_TOKEN']}"},
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return [answer.status, ""]
+    except urllib.error.HTTPError as error:
+        return [error.code, error.read().decode()]
+
+
+def hang() -> None:
+    import threading
+
+    threading.Event().wait()
+
+
+def fail() -> None:
+    import nonsense  # type: ignore[import-not-found]  # noqa: F401

@@ -181,6 +181,9 @@ def test_a_plain_folder_is_pushed_and_a_bare_name_is_the_users_own(
 ) -> None:
     (tmp_path / "plain" / "deep").mkdir(parents=True)
     (tmp_path / "plain" / "deep" / "a").write_text("1")
+    for theirs in (".git", ".cache/huggingface"):
+        (tmp_path / "plain" / theirs).mkdir(parents=True)
+        (tmp_path / "plain" / theirs / "b").write_text("bookkeeping")
     made = owner.call(clients.push_plain, str(tmp_path / "plain"), repo_id.removeprefix("tester/"))
     assert hub.head(repo_id).oid == made
     assert {name: blob.data for name, blob in hub.head(repo_id).files.items()} == {"deep/a": b"1"}
