@@ -19,7 +19,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format docs bench clean
+.PHONY: help demo test slow lint format docs picture bench clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
@@ -58,6 +58,9 @@ format: $(VENV)/.installed-all  ## apply ruff's fixes and formatting
 
 docs: $(VENV)/.installed-all  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+picture: $(VENV)/.installed-core  ## draw docs/img/demo.svg from the real output of the demo
+	$(OFFLINE) $(BIN)/python scripts/demo_picture.py
 
 bench: $(VENV)/.installed-all  ## run every benchmark, results in runs/bench/
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python $$script; done

@@ -175,13 +175,11 @@ def demo(
 ) -> None:
     """Let three characters answer the same three questions."""
     with _plain_errors():
-        from dialogkit.demo import CHARACTERS, run_demo
+        from dialogkit.demo import demo_bots, run_demo
 
-        parts = _Parts(model=model, retriever=retriever, contexts=contexts, prompt="dialog")
-        first = parts.bot(CHARACTERS[0])
-        run_demo(
-            output_console(), [first, *(parts.bot(name, like=first) for name in CHARACTERS[1:])], seed=seed
-        )
+        _quiet()
+        bots = demo_bots(model or "embedded", retriever=retriever, pool=contexts)
+        run_demo(output_console(), bots, seed=seed)
 
 
 @app.command()
@@ -228,8 +226,8 @@ class _Parts:
     contexts: Path | None = None
     seed: int | None = None
 
-    def bot(self, character: str, *, like: PDPChatbot | None = None, mute: bool = False) -> PDPChatbot:
-        """Makes a chatbot: ``like`` another it shares models and embeddings, ``mute`` it can only match."""
+    def bot(self, character: str, *, mute: bool = False) -> PDPChatbot:
+        """Makes a chatbot; a ``mute`` one can only match."""
         # A wrong name is reported before anything is loaded.
         who = _find_character(character)
         if self.endpoint is not None and self.model is None:
@@ -241,8 +239,6 @@ class _Parts:
         config = PDPConfig(matcher=self.matcher, prompt=self.prompt, selection=self.selection)
         if self.seed is not None:
             config = replace(config, random_seed=self.seed)
-        if like is not None:
-            return PDPChatbot(like.model, who, matcher=like.matcher, config=config)
         model: LanguageModel | str = _Mute() if mute else self.model or "embedded"
         if self.endpoint is not None and self.model is not None:
             model = EndpointLM(self.endpoint, self.model, api_key=os.environ.get("OPENAI_API_KEY"))

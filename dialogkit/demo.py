@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import ROUNDED
 from rich.console import Console
@@ -12,7 +14,10 @@ from rich.table import Table
 from dialogkit.chat import Chatbot, Reply
 from dialogkit.terminal import pairs_table, safe
 
-__all__ = ["CHARACTERS", "QUESTIONS", "run_demo"]
+if TYPE_CHECKING:
+    from dialogkit.pdp import PDPChatbot
+
+__all__ = ["CHARACTERS", "QUESTIONS", "demo_bots", "run_demo"]
 
 CHARACTERS = ("captain", "professor", "troll")
 """Embedded characters of the demo, chosen because their voices are far apart."""
@@ -22,6 +27,29 @@ QUESTIONS = (
     "What do you like to eat?",
     "Do you have any advice for me?",
 )
+
+
+def demo_bots(
+    model: str = "embedded", *, retriever: str | None = None, pool: str | Path | None = None
+) -> list[PDPChatbot]:
+    """The chatbots of the demo; they share one language model, one encoder and one pool of contexts.
+
+    Args:
+        model: Folder or Hub id of a language model, or ``"embedded"``.
+        retriever: Name of an encoder; see `dialogkit.retrieval.load_retriever`.
+        pool: Text file with a context in each line; None takes the embedded one.
+
+    Returns:
+        One chatbot for each of `CHARACTERS`.
+
+    Raises:
+        FileNotFoundError: If something is missing.
+        ValueError: If a file cannot be used.
+    """
+    from dialogkit.pdp import PDPChatbot
+
+    first = PDPChatbot(model, CHARACTERS[0], retriever=retriever, pool=pool)
+    return [first, *(PDPChatbot(first.model, name, matcher=first.matcher) for name in CHARACTERS[1:])]
 
 
 def run_demo(
