@@ -162,6 +162,8 @@ class CheckpointFolder:
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
+        for left in self.path.glob(".step-*.partial"):
+            shutil.rmtree(left)
         _sync(self.path)
         if self.keep is not None:
             self.remove(sorted(self._steps())[: -self.keep])
@@ -177,23 +179,20 @@ class CheckpointFolder:
             shutil.rmtree(self.directory(step))
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending; warns of incomplete ones, which nothing reads."""
-        complete = []
-        for step in sorted(self._steps()):
-            problem = self._problem(self.directory(step))
-            if problem is None:
-                complete.append(step)
-            else:
-                logger.warning("ignoring the incomplete checkpoint %s: %s", self.directory(step), problem)
-        if self.path.is_dir():
-            for partial in sorted(self.path.glob(".step-*.partial")):
-                logger.warning("ignoring the half-written checkpoint %s", partial)
-        return complete
+        """Steps of the complete checkpoints, ascending."""
+        return [step for step in sorted(self._steps()) if self._problem(self.directory(step)) is None]
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint, if there is one."""
-        steps = self.steps()
-        return self.directory(steps[-1]) if steps else None
+        """The newest complete checkpoint, if there is one; warns of newer ones that are not complete."""
+        for partial in sorted(self.path.glob(".step-*.partial")):
+            logger.warning("ignoring the half-written checkpoint %s", partial)
+        for step in sorted(self._steps(), reverse=True):
+            directory = self.directory(step)
+            problem = self._problem(directory)
+            if problem is None:
+                return directory
+            logger.warning("ignoring the incomplete checkpoint %s: %s", directory, problem)
+        return None
 
     def _steps(self) -> list[int]:
         if not self.path.is_dir():

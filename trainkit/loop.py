@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -174,7 +174,7 @@ def fit(
         config: The run's settings.
         evaluate: Gives numbers for the model, which it gets in evaluation mode and with gradients off. Called
             in every process; the main process's numbers count. Its random numbers are its own: they do not
-            change the run.
+            change the run. The names must be the same every time.
         callbacks: Hooks, called in order.
         optimizer: Makes the optimizer; default ``trainkit.optim.default_optimizer``. The learning rates of
             its groups are the peaks of the schedule.
@@ -185,9 +185,12 @@ def fit(
         Steps, history and best evaluation of the run.
 
     Raises:
+        TypeError: ``train`` has no length, or the objective returns something else than a :class:`Loss`.
         ValueError: A setting does not fit the data, the checkpoint, the objective or the way of running.
         FloatingPointError: A loss or gradient is NaN or infinite; the message names the step.
     """
+    if not hasattr(train, "__len__"):
+        raise TypeError(f"train must be a map-style data set with a length, got {type(train).__name__}")
     if len(train) < 1:
         raise ValueError("train must hold at least one example")
     if config.patience is not None and evaluate is None:
@@ -275,55 +278,55 @@ class _Run:
         self.bad_evaluations = 0
         self.window: Sums = {}
 
-        seed_everything(derive_seed("process", config.seed, self.plan.rank))
         self.generator = torch.Generator().manual_seed(derive_seed("method", config.seed, self.plan.rank))
         self.own_forward = "forward" in vars(model)
-        model.train()
-        self._prepare(model, optimizer)
-        self.resumed_from = self._resume()
-        self.log = MetricsLog(
-            self.output,
-            resumed_from=self.resumed_from,
-            write=accelerator.is_main_process,
-            tensorboard=config.tensorboard,
-        )
-        self.context = StepContext(
-            accelerator, self.model, self.optimizer, self.generator, config.max_grad_norm
-        )
-
-    def _prepare(self, model: nn.Module, optimizer: MakeOptimizer | None) -> None:
-        """Wraps model and optimizer: from here on ``model`` is to be called and ``bare`` to be kept."""
-        accelerator, config = self.accelerator, self.config
-        if config.compile:
-            model.compile()
         made = default_optimizer(model, config) if optimizer is None else optimizer(model)
         self.peaks = [float(group["lr"]) for group in made.param_groups]
+        self._wrap(model, made)
+
+    def _wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Prepares both for the way of running: from here on ``model`` is called and ``bare`` is kept."""
+        accelerator, config = self.accelerator, self.config
         if is_sharded(model):
             if config.mixed_precision != "no":
                 raise ValueError("give a sharded model its precision with fully_shard(mp_policy=...)")
-            self.model, self.optimizer = model, accelerator.prepare_optimizer(made)
+            self.model, self.optimizer = model, accelerator.prepare_optimizer(optimizer)
         else:
             if accelerator.distributed_type == DistributedType.DEEPSPEED:
                 _settle_deepspeed(accelerator, config, max(self.plan.shares(0)))
-            self.model, self.optimizer = accelerator.prepare(model, made)
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
         if isinstance(self.model, FullyShardedDataParallel):
             raise ValueError("FSDP version 1 is not supported: set fsdp_version: 2 in the Accelerate config")
         self.bare = self.model if is_sharded(self.model) else model
+        if config.compile:
+            self.bare.compile()
 
     # The run
 
     def complete(self) -> FitResult:
         """Trains until the last step and returns the result."""
         state, config = self.state, self.config
-        stopped = config.patience is not None and self.bad_evaluations >= config.patience
-        watched = config.progress and self.accelerator.is_local_main_process
-        try:
-            with Progress(state.total_steps, "training", done=state.step, enabled=watched) as bar:
-                while state.step < state.total_steps and not stopped:
-                    stopped = self._epoch(bar)
-        finally:
-            self.log.close()
-            self._unwrap()
+        with ExitStack() as stack:
+            stack.callback(self._unwrap)
+            seed_everything(derive_seed("process", config.seed, self.plan.rank))
+            self.bare.train()
+            resumed_from = self._resume()
+            self.log = MetricsLog(
+                self.output,
+                resumed_from=resumed_from,
+                write=self.accelerator.is_main_process,
+                tensorboard=config.tensorboard,
+            )
+            stack.callback(self.log.close)
+            self.context = StepContext(
+                self.accelerator, self.model, self.optimizer, self.generator, config.max_grad_norm
+            )
+            stopped = config.patience is not None and self.bad_evaluations >= config.patience
+            watched = config.progress and self.accelerator.is_local_main_process
+            bar = Progress(state.total_steps, "training", done=state.step, enabled=watched)
+            stack.enter_context(bar)
+            while state.step < state.total_steps and not stopped:
+                stopped = self._epoch(bar)
         if config.keeps_best and state.best_step is not None:
             self._restore_best(state.best_step)
         self.bare.eval()
@@ -333,7 +336,7 @@ class _Run:
             best_metric=state.best_metric,
             best_step=state.best_step,
             stopped_early=stopped and state.step < state.total_steps,
-            resumed_from=self.resumed_from,
+            resumed_from=resumed_from,
             num_processes=self.plan.world,
         )
         for callback in self.callbacks:
@@ -348,7 +351,7 @@ class _Run:
         if self.config.compile:
             # There is no public way back from Module.compile; left in place, every new shape given to the
             # trained model would be compiled.
-            self.state.model._compiled_call_impl = None
+            self.bare._compiled_call_impl = None
 
     def _epoch(self, bar: Progress) -> bool:
         """Trains to the end of the epoch, of the run, or until something stops it; tells which."""
@@ -423,7 +426,7 @@ class _Run:
         if not math.isfinite(sums["loss"][0]):
             raise FloatingPointError(f"step {self.state.step + 1}: the loss is {sums['loss'][0]}")
         if self.method is None:
-            context.optimizer_step()
+            context.optimizer_step(sums["loss"][1])
         return sums
 
     def _log_window(self, seconds_per_step: float) -> None:

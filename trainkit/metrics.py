@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,15 +109,16 @@ class MetricsLog:
         partial.replace(path)
         self._path = path
 
-    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Adds one line.
 
         Args:
             step: Steps done.
             split: ``"train"`` or ``"eval"``.
-            values: Numbers by name.
+            values: Numbers by name. One that is NaN or infinite becomes ``None``, as JSON has no word for it.
         """
-        line = {"step": step, "split": split, **values}
+        line: dict[str, Any] = {"step": step, "split": split}
+        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.history.append(line)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:

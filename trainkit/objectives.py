@@ -159,8 +159,12 @@ class StepContext:
             self._optimizer.optimizer.zero_grad(set_to_none=True)
         self._weights = []
 
-    def optimizer_step(self) -> None:
+    def optimizer_step(self, weight: float | None = None) -> None:
         """Updates the model: divides the gradient by the global weight, clips it, steps, forgets it.
+
+        Args:
+            weight: The weight over all processes where it is already known; ``None`` adds up what
+                :meth:`backward` was given.
 
         Raises:
             FloatingPointError: The gradient is NaN or infinite (not with fp16, where the update is skipped).
@@ -169,7 +173,9 @@ class StepContext:
         if self._deepspeed:
             self.grad_norm = float(self.accelerator.deepspeed_engine_wrapped.get_global_grad_norm() or 0.0)
             return
-        weight = self._take_weight()
+        weight = self._take_weight() if weight is None else weight
+        if weight < 0:
+            raise ValueError(f"step {self.step + 1}: the weight of a loss must not be negative, got {weight}")
         if weight == 0:
             logger.warning("step %d: the batch has weight 0, the model is not updated", self.step + 1)
             self.zero_grad()
@@ -217,8 +223,6 @@ class StepContext:
         if self.accelerator.num_processes > 1:
             tensor = torch.tensor(weight, dtype=torch.float64, device=self.accelerator.device)
             weight = float(self.accelerator.reduce(tensor, reduction="sum"))
-        if weight < 0:
-            raise ValueError(f"step {self.step + 1}: the weight of a loss must not be negative, got {weight}")
         return weight
 
 

@@ -140,6 +140,7 @@ def test_an_incomplete_checkpoint_is_ignored_with_a_warning(
         case "partial":
             newest.rename(folder.partial(4))
     assert folder.steps() == [2]
+    assert folder.latest() == folder.directory(2)
     assert "ignoring the" in caplog.text and "step-00000004" in caplog.text
     # The run goes on from the older checkpoint and ends where it would have ended.
     resumed = weights(run(tmp_path / "run"))
@@ -165,9 +166,10 @@ def test_a_folder_appears_with_all_its_files(tmp_path: Path) -> None:
     assert list(partial.iterdir()) == []
     (partial / "file").write_text("new")
     assert folder.steps() == []
+    folder.begin(2)
     assert folder.commit(3) == folder.directory(3) == folder.latest()
     assert sorted(file.name for file in folder.directory(3).iterdir()) == ["file", "manifest.json"]
-    assert not partial.exists()
+    assert not list(folder.path.glob(".*"))
     (folder.begin(3) / "file").write_text("rewritten")
     folder.commit(3)
     assert (folder.directory(3) / "file").read_text() == "rewritten"

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import random
+import re
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -377,6 +378,12 @@ def test_early_stopping_restores_the_best_weights(
     assert not torch.equal(snapshots[1]["mix.weight"], snapshots[3]["mix.weight"])
     assert model.head.weight is model.embedding.weight
     assert [line["step"] for line in result.history if line["split"] == "train"] == [12]
+    assert [line["score"] for line in result.history if line["split"] == "eval"] == [
+        sign * 5.0,
+        sign * 3.0,
+        sign * 4.0,
+        None,
+    ]
 
 
 def test_without_patience_the_last_weights_stay_unless_the_best_are_asked_for() -> None:
@@ -670,6 +677,8 @@ def test_settings_that_do_not_fit_the_run_are_named() -> None:
     config = FitConfig(max_steps=1, batch_size=8)
     with pytest.raises(ValueError, match="train must hold at least one example"):
         fit(regressor(), squared_error, [], config=config)
+    with pytest.raises(TypeError, match="map-style data set with a length, got generator"):
+        fit(regressor(), squared_error, (row for row in ()), config=config)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="drop_last leaves nothing of 3 examples at batch_size 8"):
         fit(
             regressor(), squared_error, Points(3), config=FitConfig(max_steps=1, batch_size=8, drop_last=True)
@@ -707,6 +716,32 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(value: float
     with pytest.raises(FloatingPointError, match=f"step 3: the loss is {value}"):
         fit(model, objective, Points(8), config=FitConfig(max_steps=5, batch_size=2))
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_a_failed_run_gives_the_model_back_unwrapped() -> None:
+    def broken(model: Any, batch: Any) -> Loss:
+        raise KeyError("broken")
+
+    model = regressor()
+    with pytest.raises(KeyError, match="broken"):
+        fit(model, broken, Points(4), config=FitConfig(max_steps=1, mixed_precision="bf16"))
+    assert "forward" not in vars(model) and "_original_forward" not in vars(model)
+    fit(model, squared_error, Points(4), config=FitConfig(max_steps=1))
+
+
+def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    objective, method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(objective, names)
+    assert names["result"].steps == 9
+    exec(objective, names)
+    assert names["result"].resumed_from == 9
+    exec(method, names)
+    adversary = names["AdversarialRegression"](10)
+    fit(regressor(), adversary, Points(10), config=FitConfig(epochs=2, batch_size=4))
+    assert 0 < adversary.perturbations.abs().max() <= 0.2 + 1e-6
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_step() -> None:
