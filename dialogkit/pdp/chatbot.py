@@ -46,6 +46,9 @@ __all__ = ["PDPChatbot"]
 logger = logging.getLogger(__name__)
 
 
+_STREAM_ATTEMPTS = 5
+
+
 class _Laid(NamedTuple):
     """A prompt that fits, and what it was made of."""
 
@@ -166,7 +169,7 @@ class PDPChatbot(HubMixin):
             )
         self.prompt: PromptBuilder = builder
         # Also finds a name that clashes with the user's label.
-        self.prompt.build(self.character, (), (Turn("User", "Hello."),))
+        self.prompt.build(self.character, (), (Turn(f"not {self.name}", "Hello."),))
         self.config = config
         self.matcher: Matcher | None
         self._retriever_name: str | None = None
@@ -283,7 +286,8 @@ class PDPChatbot(HubMixin):
     def stream(self, history: Sequence[Turn] | str, *, seed: int | None = None) -> Iterator[str]:
         """Answers piece by piece with a single candidate: nothing is ranked, since ranking needs whole texts.
 
-        With greedy decoding the joined pieces are the text of :meth:`reply`.
+        With greedy decoding the joined pieces are the text of :meth:`reply`. A sample that ends before it
+        says anything is drawn again, with the next seed, at most four times.
 
         Args:
             history: As for :meth:`reply`; checked and matched before the first piece is asked for.
@@ -307,9 +311,13 @@ class PDPChatbot(HubMixin):
     def _stream(self, laid: _Laid, seed: int | None, clock: list[float]) -> Generator[str, None, Reply]:
         config = replace(self._generation(), num_candidates=1)
         said: list[str] = []
-        for piece in self.model.stream(laid.prompt, config=config, seed=seed):
-            said.append(piece)
-            yield piece
+        for attempt in range(_STREAM_ATTEMPTS if config.do_sample else 1):
+            again = seed if seed is None else seed + attempt
+            for piece in self.model.stream(laid.prompt, config=config, seed=again):
+                said.append(piece)
+                yield piece
+            if said:
+                break
         clock += [time.perf_counter(), time.perf_counter()]
         evidence = {**self._evidence(laid), "selection": "first", "chosen": 0}
         return Reply("".join(said), evidence=evidence, timing=_timing(clock))

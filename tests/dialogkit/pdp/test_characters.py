@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dialogkit import embedded
@@ -48,6 +48,7 @@ def test_one_surrounding_pair_of_double_quotes_is_removed(given_text: str, kept:
 
 
 @given(st.text(min_size=1))
+@settings(deadline=None)
 def test_a_character_of_a_character_is_the_same(text: str) -> None:
     try:
         once = Character("A", (text,))

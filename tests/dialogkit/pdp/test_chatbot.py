@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -256,6 +257,25 @@ def test_a_stream_is_one_sample_and_ends_with_its_evidence() -> None:
         bot.stream("")  # before anything is read from it
 
 
+def test_a_stream_that_says_nothing_is_drawn_again() -> None:
+    class Hesitant(ScriptedLM):
+        seeds: ClassVar[list[int | None]] = []
+
+        def stream(
+            self, prompt: Prompt, *, config: GenerationConfig, seed: int | None = None
+        ) -> Iterator[str]:
+            self.seeds.append(seed)
+            if len(self.seeds) == 3:
+                yield "At last."
+
+    bot = PDPChatbot(Hesitant(), character(), matcher=StaticMatcher(index()))
+    assert list(bot.stream("Hello.", seed=7)) == ["At last."]
+    assert Hesitant.seeds == [7, 8, 9]
+    assert list(bot.stream("Hello.")) == [] and len(Hesitant.seeds) == 3 + 5
+    greedy = PDPChatbot(Hesitant(), character(), matcher=StaticMatcher(index()), generation=GREEDY)
+    assert list(greedy.stream("Hello.")) == [] and len(Hesitant.seeds) == 3 + 5 + 1
+
+
 def test_other_selections() -> None:
     says = ["", "one", "two", "three"]
     assert scripted(says, selection="first").reply("Hello.").text == "one"
@@ -406,6 +426,8 @@ def test_prompt_objects_are_used_as_they_are() -> None:
     reply = bot.reply([Turn("me", "Hello.")])
     assert reply.evidence["prompt"].endswith("\nGuest: Hello.\nMrs Plum:")
     assert isinstance(bot.model, ScriptedLM) and "Guest:" in bot.model.configs[0].stop
+    user = scripted(prompt=DialogPrompt(user_label="Guest"), character=character(name="User"))
+    assert user.reply([Turn("me", "Hello.")]).evidence["prompt"].endswith("\nGuest: Hello.\nUser:")
 
 
 def test_a_blend_answers_under_its_name() -> None:

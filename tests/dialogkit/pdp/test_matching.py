@@ -107,7 +107,7 @@ def test_cached_matches_belong_to_the_character_and_not_to_its_name() -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0, 3))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_p3_one_search_with_the_sum_scores_both_terms(seed: int, weight: float) -> None:
     rng = np.random.default_rng(seed)
     contexts, utterances, x = (rng.normal(size=shape).astype(np.float32) for shape in ((9, 8), (4, 8), (8,)))
@@ -233,6 +233,7 @@ def test_p4_an_empty_pool_is_a_clear_error_or_an_asked_for_fallback() -> None:
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=12), st.integers(1, 12))
+@settings(deadline=None)
 def test_p5_selection_keeps_exactly_the_highest_and_ascends(scores: list[float], most: int) -> None:
     kept = select_and_order(scores, most)
     chosen = [scores[i] for i in kept]

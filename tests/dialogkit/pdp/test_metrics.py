@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -12,6 +12,7 @@ from tests.dialogkit.tiny import byte_tokenizer
 
 
 @given(st.integers(1, 20), st.integers(1, 10), st.data())
+@settings(deadline=None)
 def test_p11_style_prob_at_its_extremes(n: int, labels: int, data: st.DataObject) -> None:
     label = data.draw(st.integers(0, labels - 1))
     one_hot = np.zeros((n, labels))
@@ -24,6 +25,7 @@ def test_p11_style_prob_at_its_extremes(n: int, labels: int, data: st.DataObject
 
 
 @given(st.integers(2, 30), st.integers(2, 6), st.integers(0, 10**6))
+@settings(deadline=None)
 def test_p11_the_mean_over_a_split_is_the_weighted_mean_of_its_parts(n: int, labels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     table, cut = rng.dirichlet(np.ones(labels), size=n), int(rng.integers(1, n))

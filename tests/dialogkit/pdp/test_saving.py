@@ -192,7 +192,7 @@ def test_p10_another_retriever_is_rejected(kind: str, tmp_path: Path, lm: Transf
         "random": RandomMatcher(ContextPool(CONTEXTS), HashRetriever()),
         "gold": GoldMatcher(HashRetriever()),
     }
-    bot = PDPChatbot(lm, gold(), matcher=made[kind])
+    bot = PDPChatbot(lm, gold(), matcher=made[kind], generation=GREEDY)
     bot.save_pretrained(tmp_path / "bot")
     with pytest.raises(StaleIndexError, match="another retriever"):
         PDPChatbot.from_pretrained(tmp_path / "bot", model=lm, retriever=HashRetriever(salt="new"))
@@ -251,8 +251,8 @@ def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path: Path, lm: Transfor
         pass
 
     bots = [
-        PDPChatbot(lm, character(), matcher=StaticMatcher(index()), prompt=MyPrompt()),
-        PDPChatbot(lm, character(), matcher=MyMatcher(index())),
+        PDPChatbot(lm, character(), matcher=StaticMatcher(index()), prompt=MyPrompt(), generation=GREEDY),
+        PDPChatbot(lm, character(), matcher=MyMatcher(index()), generation=GREEDY),
     ]
     for bot in bots:
         assert bot.reply("Hello.").candidates
