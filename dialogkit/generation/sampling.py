@@ -78,9 +78,9 @@ def choose(scores: Tensor, uniform: Tensor | None) -> Tensor:
         return scores.argmax(dim=-1)
     # In float32 the rounding of a long cumulative sum would reach tokens of probability zero.
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-    total = cumulative[:, -1]
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target.unsqueeze(-1), right=True).squeeze(-1)
+    # A float64 below 1 times the total is below the total: no token beyond the last with a share is reached.
+    target = (uniform * cumulative[:, -1]).unsqueeze(-1)
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
