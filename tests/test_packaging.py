@@ -42,7 +42,7 @@ def run_python(code: str, *, path: Path = ROOT, cwd: Path | None = None) -> subp
     environment = {**os.environ, "PYTHONPATH": str(path)}
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=environment, cwd=cwd or path
+        command, capture_output=True, text=True, timeout=600, env=environment, cwd=cwd or path
     )
 
 
@@ -86,7 +86,7 @@ def test_every_exported_name_exists_and_is_listed(package: str) -> None:
     # Exported names may load third-party libraries, whose warnings are not ours: no -W error here.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=ROOT)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     exported, missing, listed = json.loads(result.stdout)
     assert missing == []
@@ -101,7 +101,7 @@ def test_every_exported_name_exists_and_is_listed(package: str) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert result.returncode == 0, result.stdout + result.stderr
     (path,) = folder.glob("*.whl")
     return zipfile.ZipFile(path)
@@ -239,3 +239,16 @@ def test_the_ci_script_runs_existing_targets() -> None:
     )
     assert {"demo", "lint", "docs", "test"} <= named <= make_targets()
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_every_benchmark_is_listed_in_their_readme() -> None:
+    listed = set(
+        re.findall(r"`(bench_\w+\.py)`", (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))
+    )
+    assert {path.name for path in (ROOT / "benchmarks").glob("bench_*.py")} == listed
+
+
+def test_every_page_of_the_documentation_is_in_its_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert set(re.findall(r": (\S+\.md)$", navigation, flags=re.M)) == pages
