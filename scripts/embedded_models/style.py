@@ -138,7 +138,7 @@ class StyleStudy:
                     "StyleProb": probs.mean(),
                     "low": low,
                     "high": high,
-                    "seed sd": probs.mean(axis=(0, 1)).std(ddof=1) if probs.shape[2] > 1 else float("nan"),
+                    "seed sd": probs.mean(axis=(0, 1)).std(ddof=1) if probs.shape[2] > 1 else "one seed",
                     "copied": np.mean([row["copied"] for row in mine]),
                     "words": np.mean([len(str(row["reply"]).split()) for row in mine]),
                     "distinct-2": _distinct(mine, 2),
