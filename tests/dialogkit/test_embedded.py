@@ -18,11 +18,6 @@ from dialogkit.retrieval import BiEncoder
 from tests.dialogkit.pdp.helpers import HashRetriever
 
 ROOT = Path(embedded.__file__).parent
-MODELS = (ROOT / "lm" / "config.json").is_file() and (ROOT / "biencoder" / "modules.json").is_file()
-needs_models = pytest.mark.skipif(not MODELS, reason="the embedded models have not been trained yet")
-needs_contexts = pytest.mark.skipif(
-    not (ROOT / "contexts.txt").is_file(), reason="the embedded contexts have not been written yet"
-)
 
 
 def test_there_are_at_least_eight_complete_characters_with_voices_of_their_own() -> None:
@@ -38,14 +33,12 @@ def test_there_are_at_least_eight_complete_characters_with_voices_of_their_own()
     assert len(set(lines)) == len(lines)
 
 
-@needs_contexts
 def test_the_contexts_are_a_pool_without_repeats() -> None:
     pool = ContextPool.from_lines(embedded.contexts_path())
     assert len(pool) >= 500 and len(set(pool)) == len(pool)
     assert max(len(text.split()) for text in pool) <= 30
 
 
-@needs_contexts
 def test_embeddings_of_the_contexts_are_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path))
     first = embedded_index(HashRetriever())
@@ -56,7 +49,6 @@ def test_embeddings_of_the_contexts_are_cached(monkeypatch: pytest.MonkeyPatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["dialogkit"]
 
 
-@needs_contexts
 def test_shipped_embeddings_are_used_for_their_retriever_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -71,7 +63,6 @@ def test_shipped_embeddings_are_used_for_their_retriever_only(
     assert (tmp_path / "cache").exists()
 
 
-@needs_models
 def test_the_models_are_small_and_hold_no_pickles() -> None:
     folders = [ROOT / name for name in ("lm", "biencoder", "indexes")]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
@@ -81,7 +72,6 @@ def test_the_models_are_small_and_hold_no_pickles() -> None:
         assert (folder / "README.md").is_file()
 
 
-@needs_models
 def test_the_models_load_and_fit_each_other() -> None:
     lm = TransformersLM.from_pretrained(embedded.lm_path(), device="cpu")
     assert lm.max_length is not None and lm.max_length >= 512 and not lm.supports_chat
@@ -90,8 +80,6 @@ def test_the_models_load_and_fit_each_other() -> None:
     assert retriever.encode_context(["Hello."]).shape == (1, retriever.dim)
 
 
-@needs_models
-@needs_contexts
 def test_sentence_transformers_loads_the_biencoder() -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -102,8 +90,6 @@ def test_sentence_transformers_loads_the_biencoder() -> None:
     np.testing.assert_allclose(light.encode_response(texts), full.encode_document(texts), atol=1e-5)
 
 
-@needs_models
-@needs_contexts
 def test_every_character_answers_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path))
     first = PDPChatbot.from_character(embedded.character_names()[0], retriever="embedded", device="cpu")
@@ -118,8 +104,6 @@ def test_every_character_answers_and_says_why(monkeypatch: pytest.MonkeyPatch, t
         assert bot.reply("Hello, who are you?", seed=0).text == replies[0].text
 
 
-@needs_models
-@needs_contexts
 def test_a_first_reply_needs_no_network_and_no_slow_import(tmp_path: Path) -> None:
     code = (
         "import socket, sys\n"
