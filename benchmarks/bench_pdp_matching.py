@@ -27,6 +27,7 @@ import numpy as np
 from dialogkit import embedded
 from dialogkit.pdp import Character, ContextIndex, ContextPool, DynamicMatcher, PseudoDialog
 from dialogkit.retrieval import BiEncoder, default_retriever, load_retriever
+from dialogkit.retrieval.retriever import retriever_name
 
 STARTS = (
     "Do you like",
@@ -136,7 +137,7 @@ def compare_matching(retriever: str | None, count: int, queries: int) -> dict[st
         texts,
     )
     return {
-        "retriever": encoder.path.name if isinstance(encoder, BiEncoder) else type(encoder).__name__,
+        "retriever": retriever_name(encoder.path) if isinstance(encoder, BiEncoder) else retriever,
         "contexts": len(index),
         "utterances": len(character.utterances),
         "queries": len(texts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dialogkit import embedded
@@ -19,6 +19,7 @@ from .prompts import ChatTemplatePrompt, DialogPrompt, PromptBuilder, Utterances
 
 __all__ = [
     "PROMPTS",
+    "ModelReference",
     "check_character",
     "config_of_matcher",
     "embedded_index",
@@ -36,10 +37,29 @@ PROMPTS: dict[str, type[DialogPrompt | UtterancesPrompt | ZeroShotPrompt | ChatT
 """Prompt layouts by their names in the configuration."""
 
 
+@dataclass(frozen=True)
+class ModelReference:
+    """Where a language model can be loaded again.
+
+    Attributes:
+        name: Folder, Hub id, or ``"embedded"``.
+        revision: Commit of the Hub id: the name alone may mean other weights tomorrow. None for what is not
+            on the Hub, and where it is unknown.
+    """
+
+    name: str
+    revision: str | None = None
+
+
 def load_language_model(
-    model: LanguageModel | str | Path, device: str | None
-) -> tuple[LanguageModel, str | None]:
-    """Returns the language model, and the name under which it can be loaded again (None if there is none).
+    model: LanguageModel | str | Path, device: str | None, *, revision: str | None = None
+) -> tuple[LanguageModel, ModelReference | None]:
+    """Returns the language model, and where it can be loaded again (None if nowhere).
+
+    Args:
+        model: The model, or a folder, a Hub id or ``"embedded"``.
+        device: Torch device for a model given by name.
+        revision: Branch, tag or commit of a Hub id.
 
     Raises:
         FileNotFoundError: There is no such folder or Hub id.
@@ -51,14 +71,24 @@ def load_language_model(
 
         source = embedded.lm_path() if model == EMBEDDED else model
         with quiet_progress():
-            return TransformersLM.from_pretrained(source, device=device), str(model)
+            loaded = TransformersLM.from_pretrained(source, revision=revision, device=device)
+        on_hub = model != EMBEDDED and not Path(model).is_dir()
+        return loaded, ModelReference(str(model), _commit(str(model), revision) if on_hub else None)
     if not isinstance(model, LanguageModel):
         raise TypeError(
             f"model must be a language model, a folder or a Hub id, got {type(model).__name__}; "
             "wrap a transformers model in TransformersLM"
         )
     loaded_from = getattr(getattr(model, "model", None), "name_or_path", None)
-    return model, model.name if loaded_from == model.name else None
+    return model, ModelReference(model.name) if loaded_from == model.name else None
+
+
+def _commit(repo_id: str, revision: str | None) -> str | None:
+    """The commit of a model that has just been loaded, by the folder of the Hub's cache it lies in."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repo_id, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def shows_pairs(builder: PromptBuilder | None) -> bool:

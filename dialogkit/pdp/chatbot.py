@@ -159,7 +159,7 @@ class PDPChatbot(HubMixin):
             check_character(self.character, gold=config.matcher == "gold" and shows_pairs(builder))
         contexts = ContextPool.from_lines(pool) if isinstance(pool, str | Path) else pool
 
-        self.model, self._model_name = load_language_model(model, device)
+        self.model, self._model_reference = load_language_model(model, device)
         if builder is None:
             builder = ChatTemplatePrompt() if self.model.supports_chat else DialogPrompt()
         if builder.chat and not self.model.supports_chat:
@@ -565,7 +565,8 @@ class PDPChatbot(HubMixin):
                 ``include_model=True``. See also :func:`trainkit.hub.push_folder`.
         """
         if not include_model:
-            for part, name in (("language model", self._model_name), ("retriever", self._retriever_name)):
+            model = self._model_reference.name if self._model_reference is not None else None
+            for part, name in (("language model", model), ("retriever", self._retriever_name)):
                 if name is not None and Path(name).is_dir():
                     raise ValueError(
                         f"the {part} is the folder {name} of this machine; pass include_model=True, "
@@ -591,7 +592,7 @@ class PDPChatbot(HubMixin):
             model=self.model,
             prompt=self.prompt,
             matcher=self.matcher,
-            model_name=self._model_name,
+            model_reference=self._model_reference,
             retriever_name=self._retriever_name,
         )
         write_parts(parts, directory, include_model=_INCLUDE_MODEL.get())
@@ -605,7 +606,7 @@ class PDPChatbot(HubMixin):
         )
         # The constructor describes the parts it was given; these are the words of whoever saved them.
         bot.config = parts.config
-        bot._model_name = parts.model_name
+        bot._model_reference = parts.model_reference
         bot._retriever_name = parts.retriever_name
         return bot
 

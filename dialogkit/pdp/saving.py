@@ -31,7 +31,7 @@ from dialogkit.retrieval.retriever import (
 )
 from trainkit.hub import read_json, write_json
 
-from .assembly import PROMPTS, load_language_model, make_matcher
+from .assembly import PROMPTS, ModelReference, load_language_model, make_matcher
 from .characters import Blend, Character
 from .config import PDPConfig
 from .matching import DynamicMatcher, GoldMatcher, Matcher, RandomMatcher, StaticMatcher
@@ -52,8 +52,8 @@ class Parts:
         model: The language model.
         prompt: The layout.
         matcher: None for the zero-shot prompt.
-        model_name: Name under which the language model can be loaded again, None if there is none.
-        retriever_name: The same for the retriever.
+        model_reference: Where the language model can be loaded again, None if nowhere.
+        retriever_name: Name under which the retriever can be loaded again, None if there is none.
     """
 
     config: PDPConfig
@@ -61,7 +61,7 @@ class Parts:
     model: LanguageModel
     prompt: PromptBuilder
     matcher: Matcher | None
-    model_name: str | None
+    model_reference: ModelReference | None
     retriever_name: str | None
 
 
@@ -118,23 +118,22 @@ def _write_matcher(matcher: Matcher, directory: Path) -> dict[str, Any]:
 def _write_model(parts: Parts, directory: Path, include_model: bool) -> dict[str, Any]:
     from dialogkit.generation.local import TransformersLM
 
-    model, name = parts.model, parts.model_name
-    folder = embedded.lm_path() if name == EMBEDDED else Path(name) if name else None
+    model, reference = parts.model, parts.model_reference
     if include_model:
         if not isinstance(model, TransformersLM):
             raise TypeError(f"include_model=True copies transformers models only, not {model.name}")
-        if folder is not None and folder.is_dir():
-            _copy_model(folder, directory / "model")
+        if reference is not None and reference.name == EMBEDDED:
+            _copy_model(embedded.lm_path(), directory / "model")
+        elif reference is not None and Path(reference.name).is_dir():
+            _copy_model(Path(reference.name), directory / "model")
         else:
             with quiet_progress():
                 model.model.save_pretrained(directory / "model")
             model.tokenizer.save_pretrained(directory / "model")
         return {"kind": "nested", "name": model.name}
-    if name is None:
+    if reference is None:
         return {"kind": "given", "name": model.name}
-    # A Hub id alone may mean other weights tomorrow.
-    commit = getattr(model.model.config, "_commit_hash", None) if isinstance(model, TransformersLM) else None
-    return {"kind": "named", "name": name, "revision": commit}
+    return {"kind": "named", "name": reference.name, "revision": reference.revision}
 
 
 def _write_retriever(
@@ -196,7 +195,7 @@ def read_parts(
         config = _read_config(record["config"])
         prompt = _read_prompt(record["prompt"])
         character = _read_character(directory)
-        language_model, model_name = _read_model(record["model"], directory, model, device)
+        language_model, reference = _read_model(record["model"], directory, model, device)
         matcher, encoder_name = None, None
         if "matcher" in record:
             encoder, encoder_name = _read_retriever(record["retriever"], directory, retriever, device)
@@ -205,7 +204,7 @@ def read_parts(
         raise ValueError(
             f"{directory / _CONFIG} was edited, or written by another version: {error!r}"
         ) from error
-    return Parts(config, character, language_model, prompt, matcher, model_name, encoder_name)
+    return Parts(config, character, language_model, prompt, matcher, reference, encoder_name)
 
 
 def _read_config(record: Mapping[str, Any]) -> PDPConfig:
@@ -229,7 +228,7 @@ def _read_character(directory: Path) -> Character | Blend:
 
 def _read_model(
     record: Mapping[str, Any], directory: Path, given: LanguageModel | str | Path | None, device: str | None
-) -> tuple[LanguageModel, str | None]:
+) -> tuple[LanguageModel, ModelReference | None]:
     if given is not None:
         return load_language_model(given, device)
     if record["kind"] == "nested":
@@ -239,13 +238,7 @@ def _read_model(
             f"the chatbot in {directory} was saved without a way to find its language model "
             f"({record['name']}); pass model=..."
         )
-    if record["revision"] is None:
-        return load_language_model(record["name"], device)
-    from dialogkit.generation.local import TransformersLM
-
-    with quiet_progress():
-        model = TransformersLM.from_pretrained(record["name"], revision=record["revision"], device=device)
-    return model, record["name"]
+    return load_language_model(record["name"], device, revision=record["revision"])
 
 
 def _read_retriever(
