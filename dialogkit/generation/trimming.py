@@ -13,8 +13,9 @@ __all__ = ["trim_history"]
 def trim_history(history: Sequence[Turn], fits: Callable[[tuple[Turn, ...]], bool]) -> tuple[Turn, ...]:
     """Drop the oldest turns until the rest fits; the last turn always stays.
 
-    If the last turn alone does not fit, it loses its beginning, with a warning. Both the number of turns and
-    the length of the last one are found by bisection: about ``log2(len(history)) + log2(len(text))`` calls.
+    If the last turn alone does not fit, it loses white space at its ends, then its beginning, with a warning.
+    Both the number of turns and the length of the last one are found by bisection: about
+    ``log2(len(history)) + log2(len(text))`` calls.
 
     Example:
         >>> room = model.max_length - config.max_new_tokens
@@ -39,14 +40,20 @@ def trim_history(history: Sequence[Turn], fits: Callable[[tuple[Turn, ...]], boo
     if fits((last,)):
         return turns[_first_true(1, len(turns) - 1, lambda begin: fits(turns[begin:])) :]
 
-    def shortened(begin: int) -> Turn:
-        return Turn(last.speaker, last.text[begin:].lstrip())
+    text = last.text.strip()
 
-    end = len(last.text.rstrip()) - 1
+    def shortened(begin: int) -> Turn:
+        return Turn(last.speaker, text[begin:].lstrip())
+
+    end = len(text) - 1
     if end < 0 or not fits((shortened(end),)):
         raise ValueError("the context window is too small for the prompt without any of the conversation")
-    warnings.warn("the last turn does not fit into the context window and loses its beginning", stacklevel=2)
-    return (shortened(_first_true(1, end, lambda begin: fits((shortened(begin),)))),)
+    begin = _first_true(0, end, lambda begin: fits((shortened(begin),)))
+    if begin:
+        warnings.warn(
+            "the last turn does not fit into the context window and loses its beginning", stacklevel=2
+        )
+    return (shortened(begin),)
 
 
 def _first_true(low: int, high: int, holds: Callable[[int], bool]) -> int:
