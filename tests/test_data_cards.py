@@ -174,7 +174,9 @@ def sources() -> list[Path]:
 def test_every_public_set_in_use_has_a_card() -> None:
     names, unreadable, without = set(), [], []
     for path in sources():
-        for line, name in data_file_calls(path.read_text(encoding="utf-8")):
+        source = path.read_text(encoding="utf-8")
+        # Parsing every file of the project would take seconds.
+        for line, name in data_file_calls(source) if "data_file" in source else ():
             where = f"{path.relative_to(ROOT)}:{line}"
             if name is None:
                 unreadable.append(f"{where}: data_file needs a literal name, so that its card can be checked")
