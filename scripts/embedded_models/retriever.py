@@ -207,11 +207,14 @@ def recall_table(
     draws: int = 3,
     seed: int = 11,
 ) -> list[dict[str, object]]:
-    """Recall@1 and @10 of the true reply among ``size`` candidates, mean and spread over candidate draws.
+    """Recall@1 and @10 of the true reply among ``size`` candidates, mean and spread over draws of queries.
 
     Candidates of a query are its true reply and the same ``size - 1`` other replies for every scorer.
     """
     rows: list[dict[str, object]] = []
+    # One order for all draws: an encoder that remembers its texts then meets few new ones.
+    distinct = sorted({*(pair.response for pair in pairs), *distractors})
+    pool = [distinct[i] for i in np.random.default_rng(seed).permutation(len(distinct))]
     for name, scorer in scorers.items():
         for size in sizes:
             recalls = []
@@ -219,8 +222,9 @@ def recall_table(
                 rng = np.random.default_rng((seed, draw))
                 chosen = [pairs[i] for i in rng.permutation(len(pairs))[:queries]]
                 truths = [pair.response for pair in chosen]
-                pool = sorted({*(pair.response for pair in pairs), *distractors} - set(truths))
-                others = [pool[i] for i in rng.permutation(len(pool))[: max(0, size - len(truths))]]
+                given = set(truths)
+                left = [text for text in pool if text not in given]
+                others = left[: max(0, size - len(truths))]
                 scores = scorer([pair.context for pair in chosen], truths + others)
                 recalls.append(_recall(scores, size, rng))
             mean, spread = np.mean(recalls, axis=0), np.std(recalls, axis=0, ddof=1)
