@@ -234,9 +234,10 @@ class _Parts:
             raise ValueError("--endpoint needs --model, the name of the model to ask the server for")
         _quiet()
         from dialogkit.generation import EndpointLM
-        from dialogkit.pdp import PDPChatbot, PDPConfig
+        from dialogkit.pdp import PDPChatbot, PDPConfig, embedded_config
 
-        config = PDPConfig(matcher=self.matcher, prompt=self.prompt, selection=self.selection)
+        start = PDPConfig() if self.model else embedded_config()
+        config = replace(start, matcher=self.matcher, prompt=self.prompt, selection=self.selection)
         if self.seed is not None:
             config = replace(config, random_seed=self.seed)
         model: LanguageModel | str = _Mute() if mute else self.model or "embedded"

@@ -28,6 +28,9 @@ QUESTIONS = (
     "Do you have any advice for me?",
 )
 
+SHOWN_PAIRS = 6
+"""Most pairs of the evidence that the demo shows."""
+
 
 def demo_bots(
     model: str = "embedded", *, retriever: str | None = None, pool: str | Path | None = None
@@ -49,7 +52,13 @@ def demo_bots(
     from dialogkit.pdp import PDPChatbot
 
     first = PDPChatbot(model, CHARACTERS[0], retriever=retriever, pool=pool)
-    return [first, *(PDPChatbot(first.model, name, matcher=first.matcher) for name in CHARACTERS[1:])]
+    return [
+        first,
+        *(
+            PDPChatbot(first.model, name, matcher=first.matcher, config=first.config)
+            for name in CHARACTERS[1:]
+        ),
+    ]
 
 
 def run_demo(
@@ -85,15 +94,18 @@ def run_demo(
     console.print(answers)
 
     name, question, reply = bots[-1].name, questions[-1], replies[-1][-1]
+    pairs = reply.evidence["pairs"]
     console.print()
     console.print(safe(f"Where {name}'s last reply comes from", "bold"))
     console.print(
         safe(
             f"The language model continued a dialogue in which {name} had already answered these turns, "
-            f"matched to the question {question!r}; the last row stands closest to it."
+            f"matched to the question {question!r}. Of {len(pairs)} pairs the last ones, which stand closest "
+            "to the question:"
         )
     )
-    console.print(pairs_table(reply.evidence["pairs"], name))
+    console.print()
+    console.print(pairs_table(pairs, name, last=SHOWN_PAIRS))
     asked = len(questions) * len(bots)
     console.print(safe(f"{asked} replies in {seconds:.1f} s, seed {seed}", "dim"))
     return replies

@@ -85,12 +85,13 @@ def table(
     return shown
 
 
-def pairs_table(pairs: Sequence[Mapping[str, Any]], name: str) -> Table:
+def pairs_table(pairs: Sequence[Mapping[str, Any]], name: str, *, last: int | None = None) -> Table:
     """A table of matched pseudo-dialogues in the order of the prompt.
 
     Args:
         pairs: Mappings with ``context``, ``utterance``, ``match_score`` (may be None) and ``order_score``.
         name: The character's name.
+        last: Show only so many of the last pairs, with the numbers that they have among all.
 
     Returns:
         The renderable: the last row stands next to the user's message in the prompt.
@@ -104,6 +105,7 @@ def pairs_table(pairs: Sequence[Mapping[str, Any]], name: str) -> Table:
             f"{pair['order_score']:.3f}",
         )
         for number, pair in enumerate(pairs, start=1)
+        if last is None or number > len(pairs) - last
     ]
     columns = ("#", "invented turn of the user", f"{name} answers", "match", "order")
     return table(columns, rows, numeric=("#", "match", "order"))

@@ -57,12 +57,10 @@ RUNNABLE = [(place, code) for place, code in PYTHON if place.split(":")[0] in RU
 def test_every_sample_of_readme_and_quick_start_runs(place: str, code: str, tmp_path: Path) -> None:
     if code.startswith(OUTSIDE):
         pytest.skip(code.splitlines()[0].removeprefix("# "))
-    if "PDPChatbot" in code and not (ROOT / "dialogkit/embedded/lm/config.json").is_file():
-        pytest.skip("the embedded models are not built")
     # A process of its own, as a reader would run it, in a folder that may be written to.
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=tmp_path
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=600, cwd=tmp_path
     )
     assert result.returncode == 0, f"{place}\n{result.stdout}{result.stderr}"
     if "print(" in code:

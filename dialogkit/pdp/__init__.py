@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from .characters import Blend, Character, load_character
     from .chatbot import PDPChatbot
-    from .config import PDPConfig
+    from .config import PDPConfig, embedded_config
     from .matching import (
         DynamicMatcher,
         GoldMatcher,
@@ -45,6 +45,7 @@ __all__ = [
     "ZeroShotPrompt",
     "classify_responses",
     "dynamic_queries",
+    "embedded_config",
     "load_character",
     "order_scores",
     "select_and_order",
@@ -78,6 +79,7 @@ _HOMES = {
     "select_and_order": "dialogkit.pdp.matching",
     "static_scores": "dialogkit.pdp.matching",
     "style_accuracy": "dialogkit.pdp.metrics",
+    "embedded_config": "dialogkit.pdp.config",
     "style_prob": "dialogkit.pdp.metrics",
 }
 

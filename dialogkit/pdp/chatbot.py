@@ -33,7 +33,7 @@ from .assembly import (
     shows_pairs,
 )
 from .characters import Blend, Character, load_character
-from .config import MatcherKind, PDPConfig, PromptKind, Selection
+from .config import MatcherKind, PDPConfig, PromptKind, Selection, embedded_config
 from .matching import Matcher, PseudoDialog
 from .prompts import ChatTemplatePrompt, DialogPrompt, PromptBuilder
 from .saving import Parts, read_parts, reference_of, write_parts
@@ -96,7 +96,7 @@ class PDPChatbot(HubMixin):
             together with a matcher object.
         selection: Overrides ``config.selection``.
         generation: Overrides ``config.generation``. Stop strings of the format are added to its own.
-        config: Everything else.
+        config: Everything else. None takes :class:`PDPConfig`, or :func:`embedded_config` for ``"embedded"``.
         device: Torch device for a model or retriever given by name; the GPU when there is one.
 
     Attributes:
@@ -135,7 +135,7 @@ class PDPChatbot(HubMixin):
         config: PDPConfig | None = None,
         device: str | None = None,
     ) -> None:
-        config = config or PDPConfig()
+        config = config or (embedded_config() if model == EMBEDDED else PDPConfig())
         if selection is not None:
             config = replace(config, selection=selection)
         if generation is not None:

@@ -147,14 +147,26 @@ class StyleStudy:
         return rows
 
     def differences(self, *, resamples: int = 2000, seed: int = 0) -> list[dict[str, object]]:
-        """Paired differences of each PDP variant to the two baselines, with 95 % intervals."""
+        """Paired differences of each PDP variant to the two baselines, with two 95 % intervals.
+
+        ``low`` and ``high`` ask what other speakers and questions would give; ``low here`` and ``high here``
+        take the speakers as given and resample questions alone.
+        """
         rows = []
         for method in [name for name in self.probs if name.startswith("PDP")]:
             for baseline in ("utterances only", "zero-shot"):
                 gap = self.probs[method] - self.probs[baseline]
                 low, high = _interval(gap, resamples, seed)
+                low_here, high_here = _interval(gap, resamples, seed, speakers_given=True)
                 rows.append(
-                    {"difference": f"{method} − {baseline}", "mean": gap.mean(), "low": low, "high": high}
+                    {
+                        "difference": f"{method} − {baseline}",
+                        "mean": gap.mean(),
+                        "low": low,
+                        "high": high,
+                        "low here": low_here,
+                        "high here": high_here,
+                    }
                 )
         return rows
 
@@ -168,13 +180,20 @@ def _distinct(rows: Sequence[Mapping[str, object]], n: int) -> float:
     return len(set(grams)) / max(1, len(grams))
 
 
-def _interval(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap that resamples speakers and, independently, questions."""
+def _interval(
+    values: np.ndarray, resamples: int, seed: int, *, speakers_given: bool = False
+) -> tuple[float, float]:
+    """Percentile bootstrap that resamples questions and, independently, speakers unless they are given."""
     rng = np.random.default_rng(seed)
     speakers, asked, _ = values.shape
     by_cell = values.mean(axis=2)
     means = [
-        by_cell[np.ix_(rng.integers(speakers, size=speakers), rng.integers(asked, size=asked))].mean()
+        by_cell[
+            np.ix_(
+                np.arange(speakers) if speakers_given else rng.integers(speakers, size=speakers),
+                rng.integers(asked, size=asked),
+            )
+        ].mean()
         for _ in range(resamples)
     ]
     return tuple(np.percentile(means, [2.5, 97.5]))

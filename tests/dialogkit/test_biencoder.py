@@ -231,9 +231,7 @@ def light(folder: Path) -> BiEncoder:
 
 @given(st.permutations(range(len(TEXTS))), st.integers(1, 6))
 @settings(max_examples=15, deadline=None)
-def test_vectors_do_not_depend_on_order_or_batch(
-    light: BiEncoder, order: list[int], batch_size: int
-) -> None:
+def test_vectors_do_not_depend_on_order_or_batch(light: BiEncoder, order: list[int], batch_size: int) -> None:
     light.batch_size = len(TEXTS)
     whole = light.encode_context(TEXTS)
     light.batch_size = batch_size

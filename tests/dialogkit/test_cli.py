@@ -33,10 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTEXTS = ("Where do you live?", "What is for lunch?", "Is it raining again?", "Do you play any music?")
 LINES = ("I live in a [bold]barrel[/bold].", "Soup, always soup.", "The rain is my sister.")
 
-needs_embedded_models = pytest.mark.skipif(
-    not (ROOT / "dialogkit/embedded/lm/config.json").is_file(), reason="the embedded models are not built"
-)
-
 
 @dataclass(frozen=True)
 class Files:
@@ -424,8 +420,9 @@ class Parrot:
         self.name = name
 
     def reply_batch(self, histories: Sequence[str], *, seed: int | None = None) -> list[Reply]:
-        pair = {"context": "Who?", "utterance": "[b]Me[/b]", "match_score": 0.5, "order_score": 1.25}
-        return [Reply(f"{self.name} {seed}: [i]{text}", evidence={"pairs": [pair]}) for text in histories]
+        pair = {"context": "Who?", "match_score": 0.5, "order_score": 1.25}
+        pairs = [{**pair, "utterance": f"[b]Line {number}[/b]"} for number in range(1, 9)]
+        return [Reply(f"{self.name} {seed}: [i]{text}", evidence={"pairs": pairs}) for text in histories]
 
 
 def test_the_demo_shows_every_answer_and_the_evidence_of_the_last() -> None:
@@ -438,7 +435,9 @@ def test_the_demo_shows_every_answer_and_the_evidence_of_the_last() -> None:
     ]
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(reply.text in shown for row in rows for reply in row)
-    assert "[b]Me[/b]" in shown and "1.250" in shown
+    lines = re.findall(r"(\d) +Who\? +\[b\]Line (\d)\[/b\] +0\.500 +1\.250", shown)
+    assert lines == [(number, number) for number in "345678"]
+    assert "Of 8 pairs" in shown
     assert re.search(r"4 replies in \d+\.\d s, seed 7", shown)
     with pytest.raises(ValueError, match="needs chatbots and questions, got 0 and 1"):
         run_demo(console, [], questions=("Why?",))
@@ -460,7 +459,6 @@ def test_the_demo_command_lets_three_embedded_characters_answer_three_questions(
     assert shown("1") == first
 
 
-@needs_embedded_models
 def test_the_demo_and_a_chat_run_on_the_embedded_models() -> None:
     result = call("demo")
     assert result.exit_code == 0, result.output

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from dialogkit import embedded
 from dialogkit.generation import TransformersLM
-from dialogkit.pdp import Character, ContextIndex, ContextPool, PDPChatbot
+from dialogkit.pdp import Character, ContextIndex, ContextPool, PDPChatbot, PDPConfig, embedded_config
 from dialogkit.pdp.assembly import embedded_index
 from dialogkit.retrieval import BiEncoder
 from tests.dialogkit.pdp.helpers import HashRetriever
@@ -94,7 +94,7 @@ def test_every_character_answers_and_says_why(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path))
     first = PDPChatbot.from_character(embedded.character_names()[0], retriever="embedded", device="cpu")
     for name in embedded.character_names():
-        bot = PDPChatbot(first.model, name, matcher=first.matcher)
+        bot = PDPChatbot(first.model, name, matcher=first.matcher, config=first.config)
         replies = bot.reply_batch(["Hello, who are you?", "What do you like to eat?"], seed=0)
         for reply in replies:
             # Words of letters, not byte soup; one word may do ("Onward!").
@@ -120,3 +120,13 @@ def test_a_first_reply_needs_no_network_and_no_slow_import(tmp_path: Path) -> No
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment
     )
     assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.strip()) > 3
+
+
+def test_the_small_model_has_settings_of_its_own() -> None:
+    retriever = HashRetriever()
+    bot = PDPChatbot.from_character("captain", retriever=retriever)
+    assert bot.config == embedded_config()
+    assert (bot.config.max_dialogs, bot.config.generation.temperature) == (8, 0.7)
+    assert PDPChatbot.from_character("captain", retriever=retriever, config=PDPConfig()).config == PDPConfig()
+    other = PDPChatbot(bot.model, "captain", retriever=retriever)
+    assert other.config == PDPConfig()
