@@ -49,7 +49,7 @@ def export(runs: Path) -> None:
     """Writes what ships: half-precision weights that load as float32, tokenizers, pool, index."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    from dialogkit.retrieval import BiEncoder, ContextIndex, ContextPool
+    from dialogkit.retrieval import BiEncoder, ContextIndex, ContextPool, load_retriever
     from trainkit.hub import atomic_directory
 
     trained = runs / "lm" / "model"
@@ -63,5 +63,10 @@ def export(runs: Path) -> None:
         shutil.copytree(runs / "retriever" / "model", folder, dirs_exist_ok=True)
     (EMBEDDED / "contexts.txt").write_text("\n".join(context_pool()) + "\n", encoding="utf-8")
     pool = ContextPool.from_lines(EMBEDDED / "contexts.txt")
-    index = ContextIndex(BiEncoder(EMBEDDED / "biencoder"), pool)
-    index.save(EMBEDDED / "indexes" / "biencoder")
+    # MiniLM's too: encoding the pool would double the time to the first reply where it is installed.
+    for name, retriever in (
+        ("biencoder", BiEncoder(EMBEDDED / "biencoder")),
+        ("minilm", load_retriever("minilm")),
+    ):
+        with atomic_directory(EMBEDDED / "indexes" / name, replace=True) as folder:
+            ContextIndex(retriever, pool).save(folder, half=True)
