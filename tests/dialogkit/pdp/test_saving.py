@@ -276,4 +276,5 @@ def test_loading_does_not_warn_again_about_a_symmetric_retriever(tmp_path: Path,
     PDPChatbot(lm, character(), matcher=matcher).save_pretrained(tmp_path / "bot")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PDPChatbot.from_pretrained(tmp_path / "bot", model=lm, retriever=alike)
+        loaded = PDPChatbot.from_pretrained(tmp_path / "bot", model=lm, retriever=alike)
+    assert loaded.character == character()
