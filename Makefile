@@ -12,7 +12,7 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
-INPUTS := pyproject.toml constraints.txt
+INPUTS := pyproject.toml constraints.txt requirements-textattack.txt
 
 # Tests and the demo need no network, and one thread per worker is faster than two workers fighting for cores.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
@@ -36,6 +36,7 @@ $(VENV)/.installed-core: $(INPUTS) | $(BIN)/python
 
 $(VENV)/.installed-all: $(INPUTS) | $(BIN)/python
 	$(PIP_INSTALL) -e '.[all]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps -r requirements-textattack.txt
 	@touch $@ $(VENV)/.installed-core
 
 demo: $(VENV)/.installed-core  ## three characters answer the same questions
@@ -63,7 +64,7 @@ picture: $(VENV)/.installed-core  ## draw docs/img/demo.svg from the real output
 	$(OFFLINE) $(BIN)/python scripts/demo_picture.py
 
 bench: $(VENV)/.installed-all  ## run every benchmark, results in runs/bench/
-	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python $$script; done
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(OFFLINE) $(BIN)/python $$script; done
 
 clean:  ## remove the virtual environment and everything built
 	rm -rf $(VENV) site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -380,7 +380,7 @@ def test_on_a_terminal_chat_greets_prompts_and_ends_cleanly(files: Files, ending
     terminal.send("Hello.\r")
     terminal.read_until("Old [red]Tom: ")
     terminal.read_until("You: ")
-    # `input` can lose a signal that comes between its prompt and its wait, so the key is pressed until it is heard.
+    # `input` can lose a signal that comes between its prompt and its wait: press until it is heard.
     while not (terminal.shown or terminal.closed):
         terminal.send(ending)
         terminal.read_for(5)

@@ -1,6 +1,6 @@
 """Twenty candidates for a prompt: `TransformersLM.generate` against transformers' own ways to the same.
 
-    python benchmarks/bench_generate_candidates.py [--model FOLDER] [--prompts 6] [--repeats 3]
+    python benchmarks/generate_candidates.py [--model FOLDER] [--prompts 6] [--repeats 3]
 
 Every side draws n candidates for the same prompts from the same model with the same sampling settings; the
 default model never ends by itself, so all candidates are of the same length. Ours also scores each candidate

@@ -4,7 +4,7 @@ The same tiny Llama learns from the same rows with AdamW, clipping, a linear sch
 second and third end by writing the model. The three take turns, so that a busy machine disturbs all alike,
 and CPU seconds of the process are reported beside wall clock.
 
-    python benchmarks/bench_fit_overhead.py [--steps 100] [--repeats 3] [--output FILE]
+    python benchmarks/fit_overhead.py [--steps 100] [--repeats 3] [--output FILE]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Dynamic matching of one turn: cached embeddings against encoding everything for every query.
 
-    python benchmarks/bench_pdp_matching.py [--retriever FOLDER] [--contexts 1000] [--queries 20]
+    python benchmarks/pdp_matching.py [--retriever FOLDER] [--contexts 1000] [--queries 20]
 
 The other side is our own plain version of what the authors' released code does: the pool's embeddings are
 kept, but every query encodes all utterances of the character again, scores the utterances against the query

@@ -1,6 +1,6 @@
 """From a fresh process to the first embedding: dialogkit's light loader against sentence-transformers.
 
-    python benchmarks/bench_retriever_start.py [--model FOLDER] [--repeats 5]
+    python benchmarks/retriever_start.py [--model FOLDER] [--repeats 5]
 
 Both sides load the same folder and embed the same sentence, in processes of their own, in turns. Wall-clock
 and CPU seconds are those of the whole process, its imports included. Both print their vector, and the run
