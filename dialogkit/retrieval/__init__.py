@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     )
     from .index import ContextIndex, StaleIndexError
     from .pool import ContextPool
+    from .response_index import IndexConfig, ResponseIndex, ResponseList, SearchResult
     from .retriever import Retriever, SentenceTransformerRetriever, default_retriever, load_retriever
 
 __all__ = [
@@ -21,7 +22,11 @@ __all__ = [
     "BiEncoderObjective",
     "ContextIndex",
     "ContextPool",
+    "IndexConfig",
+    "ResponseIndex",
+    "ResponseList",
     "Retriever",
+    "SearchResult",
     "SentenceTransformerRetriever",
     "StaleIndexError",
     "UnsupportedModelError",
@@ -37,7 +42,11 @@ _HOMES = {
     "BiEncoderObjective": "biencoder",
     "ContextIndex": "index",
     "ContextPool": "pool",
+    "IndexConfig": "response_index",
+    "ResponseIndex": "response_index",
+    "ResponseList": "response_index",
     "Retriever": "retriever",
+    "SearchResult": "response_index",
     "SentenceTransformerRetriever": "retriever",
     "StaleIndexError": "index",
     "UnsupportedModelError": "biencoder",
