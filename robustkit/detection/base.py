@@ -27,7 +27,7 @@ from trainkit.hub import ArtefactError, HubMixin, read_json, write_json
 if TYPE_CHECKING:
     from robustkit.classifiers.text import TextClassifier
 
-__all__ = ["Detector", "Estimator", "logits_of", "not_fitted", "texts_of"]
+__all__ = ["Detector", "Estimator", "as_rows", "logits_of", "not_fitted", "texts_of"]
 
 _CONFIG = "config.json"
 _TENSORS = "detector.safetensors"
@@ -420,6 +420,32 @@ class Detector(Estimator, HubMixin):
 # Checks -----------------------------------------------------------------------------------------------------
 
 
+def as_rows(values: ArrayLike | torch.Tensor, name: str = "X") -> torch.Tensor:
+    """A matrix from outside as a finite float32 or float64 tensor on its own device; no copy where possible.
+
+    Args:
+        values: Array or tensor (n, d).
+        name: What error messages call it.
+
+    Raises:
+        ValueError: Not two-dimensional, without rows or columns, or with NaN or infinite values.
+    """
+    if isinstance(values, torch.Tensor):
+        rows = values.detach()
+    else:
+        # Torch has no read-only tensors and warns of arrays that are.
+        rows = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"{name} has shape {tuple(rows.shape)}; expected n rows of d numbers, n and d >= 1")
+    if rows.dtype not in (torch.float32, torch.float64):
+        rows = rows.to(torch.float32 if rows.is_floating_point() else torch.float64)
+    # One sum is cheaper than a look at each number.
+    if not math.isfinite(rows.sum(dtype=torch.float64)):
+        bad = ~torch.isfinite(rows).all(dim=1)
+        raise ValueError(f"{name}: row {int(bad.nonzero()[0])} holds NaN or infinite values")
+    return rows
+
+
 def texts_of(inputs: Features) -> tuple[str, ...]:
     """The texts of features, for detectors that read them.
 
@@ -452,9 +478,8 @@ def _check_features(name: str, features: object) -> None:
         )
     if len(features) == 0:
         raise ValueError(f"{name} holds no texts")
-    if not np.isfinite(features.values).all():
-        row = int(np.flatnonzero(~np.isfinite(features.values).all(axis=1))[0])
-        raise ValueError(f"{name}: the features of text {row} hold NaN or infinite values")
+    if features.values.size:
+        as_rows(features.values, name)
 
 
 def _check_same(name: str, features: Features, source: str, dimension: int) -> None:
