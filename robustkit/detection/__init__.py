@@ -8,13 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.detection.base import Detector as Detector
+    from robustkit.detection.metrics import DetectionReport as DetectionReport
+    from robustkit.detection.metrics import RocCurve as RocCurve
+    from robustkit.detection.metrics import detection_report as detection_report
+    from robustkit.detection.metrics import roc_curve as roc_curve
+    from robustkit.detection.metrics import threshold_from_clean as threshold_from_clean
+    from robustkit.detection.scenarios import DetectionSet as DetectionSet
+    from robustkit.detection.scenarios import make_scenario as make_scenario
+    from robustkit.detection.scenarios import split_log as split_log
 
 _HOME = {
+    "DetectionReport": "metrics",
+    "DetectionSet": "scenarios",
     "Detector": "base",
+    "RocCurve": "metrics",
+    "detection_report": "metrics",
+    "make_scenario": "scenarios",
+    "roc_curve": "metrics",
+    "split_log": "scenarios",
+    "threshold_from_clean": "metrics",
 }
 
 __all__ = [
+    "DetectionReport",
+    "DetectionSet",
     "Detector",
+    "RocCurve",
+    "detection_report",
+    "make_scenario",
+    "roc_curve",
+    "split_log",
+    "threshold_from_clean",
 ]
 
 
