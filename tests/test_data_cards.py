@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import csv
+import gzip
 import json
 import re
 from collections import Counter
@@ -257,6 +259,96 @@ def count_dailydialog() -> dict[str, int]:
     return dict(counts)
 
 
+def count_sst2() -> dict[str, int]:
+    def letters(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    train = list(read_jsonl(data_file("text/sst2_train.jsonl.gz")))
+    validation = list(read_jsonl(data_file("text/sst2_dev.jsonl.gz")))
+    test = list(read_jsonl(data_file("text/sst2_test.jsonl.gz")))
+    rows = [*train, *validation, *test]
+    others = {letters(row["text"]) for row in read_jsonl(data_file("text/sentence_polarity.jsonl.gz"))}
+    return {
+        "train": len(train),
+        "validation": len(validation),
+        "test": len(test),
+        "positive": sum(row["label"] for row in rows),
+        "words": words(*(row["text"] for row in rows)),
+        "in_sentence_polarity": sum(letters(row["text"]) in others for row in rows),
+    }
+
+
+def count_sentence_polarity() -> dict[str, int]:
+    rows = list(read_jsonl(data_file("text/sentence_polarity.jsonl.gz")))
+    return {
+        "sentences": len(rows),
+        "positive": sum(row["label"] for row in rows),
+        "words": words(*(row["text"] for row in rows)),
+    }
+
+
+def count_ag_news() -> dict[str, int]:
+    train = [row["text"] for row in read_jsonl(data_file("text/ag_news_train.jsonl.gz"))]
+    test = [row["text"] for row in read_jsonl(data_file("text/ag_news_test.jsonl.gz"))]
+    return {
+        "train": len(train),
+        "train_distinct": len(set(train)),
+        "test": len(test),
+        "words": words(*train, *test),
+    }
+
+
+def count_attack_logs() -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for path in (
+        data_file("attack_logs/bert-base-uncased-sst2_pwws.csv.gz"),
+        data_file("attack_logs/bert-base-uncased-imdb_textfooler.csv.gz"),
+    ):
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                counts["rows"] += 1
+                counts[row["result_type"].lower()] += 1
+    return dict(counts)
+
+
+def gzipped_json(path: Path) -> Any:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def count_counterfitted_neighbors() -> dict[str, int]:
+    neighbours = gzipped_json(data_file("lexicon/counterfitted_neighbors.json.gz"))
+    return {
+        "words": len(neighbours),
+        "words_with_neighbours": sum(map(bool, neighbours.values())),
+        "neighbours": sum(map(len, neighbours.values())),
+        "most_neighbours": max(map(len, neighbours.values())),
+    }
+
+
+def count_open_english_wordnet() -> dict[str, int]:
+    entries = gzipped_json(data_file("lexicon/oewn_entries.json.gz"))
+    return {
+        "synsets": sum(1 for _ in read_jsonl(data_file("lexicon/oewn_synsets.jsonl.gz"))),
+        "lemmas": len(entries["entries"]),
+        "irregular_forms": len(entries["forms"]),
+    }
+
+
+def count_averaged_perceptron_tagger() -> dict[str, int]:
+    tagger = gzipped_json(data_file("lexicon/averaged_perceptron_tagger.json.gz"))
+    return {
+        "tags": len(tagger["classes"]),
+        "words_with_one_tag": len(tagger["tagdict"]),
+        "features": len(tagger["weights"]),
+        "weights": sum(map(len, tagger["weights"].values())),
+    }
+
+
+def count_stopwords() -> dict[str, int]:
+    return {"words": len(data_file("lexicon/stopwords_en.txt").read_text(encoding="utf-8").split())}
+
+
 def count_own_small_talk() -> dict[str, int]:
     rows = [
         row for path in sorted((ROOT / "scripts/data").glob("smalltalk_*.jsonl")) for row in read_jsonl(path)
@@ -302,6 +394,14 @@ COUNTERS: dict[str, Callable[[], dict[str, int]]] = {
     "shakespeare": count_shakespeare,
     "personality_chat": count_personality_chat,
     "dailydialog": count_dailydialog,
+    "sst2": count_sst2,
+    "sentence_polarity": count_sentence_polarity,
+    "ag_news": count_ag_news,
+    "attack_logs": count_attack_logs,
+    "counterfitted_neighbors": count_counterfitted_neighbors,
+    "open_english_wordnet": count_open_english_wordnet,
+    "averaged_perceptron_tagger": count_averaged_perceptron_tagger,
+    "stopwords": count_stopwords,
     "own_small_talk": count_own_small_talk,
     "own_characters": count_own_characters,
     "own_style_evaluation": count_own_style_evaluation,
