@@ -6,27 +6,45 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import ScoredContext, group_by_context, response_set
     from .loss import G2RLoss, g2r_loss, teacher_distribution
+    from .scoring import ScoreConfig, TeacherScore, read_scored, score, score_responses
     from .training import G2RConfig, G2RMethod
+    from .writing import AugmentConfig, Filters, augment
 
 __all__ = [
+    "AugmentConfig",
+    "Filters",
     "G2RConfig",
     "G2RLoss",
     "G2RMethod",
+    "ScoreConfig",
     "ScoredContext",
+    "TeacherScore",
+    "augment",
     "g2r_loss",
     "group_by_context",
+    "read_scored",
     "response_set",
+    "score",
+    "score_responses",
     "teacher_distribution",
 ]
 
 _HOMES = {
+    "AugmentConfig": "writing",
+    "Filters": "writing",
     "G2RConfig": "training",
     "G2RLoss": "loss",
     "G2RMethod": "training",
+    "ScoreConfig": "scoring",
     "ScoredContext": "data",
+    "TeacherScore": "scoring",
+    "augment": "writing",
     "g2r_loss": "loss",
     "group_by_context": "data",
+    "read_scored": "scoring",
     "response_set": "data",
+    "score": "scoring",
+    "score_responses": "scoring",
     "teacher_distribution": "loss",
 }
 

@@ -33,8 +33,8 @@ class G2RConfig:
         negatives: Random responses of the response set that a step's contexts share.
         max_candidates: Candidates of a context in a step, drawn anew each time.
         in_batch_negatives: Other contexts' candidates are negatives, too; off in the released runs.
-        score_scale: Factor on the inner product. The released code scales both outputs by 0.06, here 0.0036; 20
-            is our choice and suits unit vectors such as MiniLM's.
+        score_scale: Factor on the inner product. The released code scales both outputs by 0.06, here 0.0036;
+            20 is our choice and suits unit vectors such as MiniLM's.
         max_turns: Turns of the context that are read, the last ones.
         max_context_tokens: Tokens of the context that are read, the last ones.
         max_response_tokens: Tokens of a response that are read, the first ones.
@@ -101,8 +101,8 @@ def draw_batch(
     """Draws the candidates and the shared negatives of a step.
 
     Candidates are drawn uniformly, so a person's response may be absent from a step, as in the released runs.
-    Negatives are drawn without replacement; those equal to a candidate of the batch are dropped and not made up
-    for.
+    Negatives are drawn without replacement; those equal to a candidate of the batch are dropped and not
+    made up for.
 
     Args:
         examples: B contexts with their candidates.
