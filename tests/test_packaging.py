@@ -197,7 +197,16 @@ def third_party_imports() -> list[tuple[str, str, bool]]:
 def test_every_imported_library_is_declared_and_extras_are_imported_lazily(project: dict[str, Any]) -> None:
     core, every = requirements(project, extras=False), requirements(project, extras=True)
     imported = third_party_imports()
-    assert [item for item in imported if item[1] not in every] == []
+    # What an extra cannot say stands in a file of its own, and only word attacks may use it.
+    apart = (ROOT / "requirements-textattack.txt").read_text(encoding="utf-8")
+    beside = {canonicalize_name(name) for name in re.findall(r"^([\w-]+)==", apart, flags=re.M)}
+    declared = [(file, owner) for file, owner, _ in imported if owner in every]
+    declared += [
+        (file, owner)
+        for file, owner, _ in imported
+        if file.startswith("robustkit/attacks/") and owner in beside
+    ]
+    assert [(file, owner) for file, owner, _ in imported if (file, owner) not in declared] == []
     assert [item for item in imported if item[2] and item[1] not in core] == []
 
 
