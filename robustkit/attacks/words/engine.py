@@ -32,7 +32,7 @@ from trainkit.seeding import derive_seed
 if TYPE_CHECKING:
     from robustkit.classifiers.text import TextClassifier
 
-__all__ = ["Examples", "WordAttack", "in_lock_step"]
+__all__ = ["Examples", "WordAttack", "in_lock_step", "progress_note", "read_examples"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class WordAttack:
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")
         self.goal.check(classifier.num_labels)
-        examples = _read(dataset, classifier.num_labels)
+        examples = read_examples(dataset, classifier.num_labels)
         settings = {
             "attack": self.settings(),
             "classifier": classifier.fingerprint,
@@ -160,7 +160,7 @@ class WordAttack:
                         done[index] = finished
                     else:
                         run.append(index, finished)
-                    bar.advance(note=_note(done))
+                    bar.advance(note=progress_note(done))
         except KeyboardInterrupt:
             if run is not None:
                 logger.warning(
@@ -285,7 +285,8 @@ def _record(trial: Trial, search: Search, n_best: int) -> Steps[AttackRecord]:
     )
 
 
-def _note(done: Mapping[int, AttackRecord]) -> str:
+def progress_note(done: Mapping[int, AttackRecord]) -> str:
+    """What stands behind the bar of an attack run: success rate and queries so far."""
     attacked = [record for record in done.values() if record.result_type != "Skipped"]
     successes = sum(record.result_type == "Successful" for record in attacked)
     queries = sum(record.num_queries for record in done.values())
@@ -293,8 +294,17 @@ def _note(done: Mapping[int, AttackRecord]) -> str:
     return f"{rate}, {queries:,} queries"
 
 
-def _read(dataset: Examples, num_labels: int) -> list[tuple[str | Mapping[str, str], int]]:
-    """The examples, checked."""
+def read_examples(dataset: Examples, num_labels: int) -> list[tuple[str | Mapping[str, str], int]]:
+    """The examples of a data set, checked.
+
+    Args:
+        dataset: Pairs of text and true class, or rows with ``text`` and ``label``.
+        num_labels: Number of classes.
+
+    Raises:
+        TypeError: An example is no text with a label.
+        ValueError: A label is out of range, or a text holds half a surrogate pair.
+    """
     examples = []
     for number, row in enumerate(dataset):
         if isinstance(row, Mapping):
