@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["DataUse", "Metric", "ModelCard", "Sample", "collect_versions"]
+__all__ = [
+    "DataUse",
+    "Metric",
+    "ModelCard",
+    "Sample",
+    "collect_versions",
+    "markdown_line",
+    "markdown_paragraphs",
+    "printable",
+]
 
 _PACKAGES = (
     "dialogkit-robustkit",
@@ -254,7 +263,7 @@ def _require_text(owner: str, **values: str) -> None:
 # Escaping ---------------------------------------------------------------------------------------------------
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Line breaks unified, lone surrogates replaced, other control characters removed."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
@@ -262,14 +271,14 @@ def _printable(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(_printable(text).split())
+    return " ".join(printable(text).split())
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "unnamed"
 
 
-def _inline(text: str) -> str:
+def markdown_line(text: str) -> str:
     """One line in which no character means anything to Markdown or HTML."""
     text = re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", _line(text))
     # At the start of a line these would open a list, a rule or a heading.
@@ -278,13 +287,14 @@ def _inline(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _paragraphs(text: str) -> str:
-    blocks = re.split(r"\n\s*\n", _printable(text).strip())
-    return "\n\n".join(_inline(block) for block in blocks)
+def markdown_paragraphs(text: str) -> str:
+    """Text whose empty lines separate paragraphs, each escaped as by `markdown_line`."""
+    blocks = re.split(r"\n\s*\n", printable(text).strip())
+    return "\n\n".join(markdown_line(block) for block in blocks)
 
 
 def _fenced(text: str) -> str:
-    text = _printable(text).strip("\n")
+    text = printable(text).strip("\n")
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}bash\n{text}\n{fence}"
@@ -303,6 +313,8 @@ def _template() -> Template:
 
     # Escaping is Markdown's, not HTML's, and done by the filters.
     environment = Environment(autoescape=False, undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters.update(inline=_inline, paragraphs=_paragraphs, fenced=_fenced, duration=_duration)
+    environment.filters.update(
+        inline=markdown_line, paragraphs=markdown_paragraphs, fenced=_fenced, duration=_duration
+    )
     source = Path(__file__).parent / "templates" / "model_card.md.jinja"
     return environment.from_string(source.read_text(encoding="utf-8"))
