@@ -207,10 +207,10 @@ class MinCovDet(Estimator):
     """Minimum covariance determinant: mean and covariance that outliers do not move.
 
     ``"deterministic"`` starts from up to five robust estimates in the manner of DetMCD (without its rank
-    correlation, median absolute deviations instead of Qn, axis medians instead of the OGK estimate). On
-    clean data and with scattered outliers it reaches a determinant at or below scikit-learn's FastMCD. It is equivariant under shifts and
-    scales of the axes, roughly so under rotations. ``"fast"`` is FastMCD: five hundred random starts on
-    subsets of the rows, all of a subset's in one batch.
+    correlation, with median absolute deviations instead of Qn and the axes' medians instead of the OGK
+    estimate). The log-determinant that it reaches is at most 0.01 above that of scikit-learn's FastMCD, in a
+    hundred dimensions below it. It is equivariant under shifts and scales of the axes, roughly so under
+    rotations. ``"fast"`` is FastMCD: five hundred random starts on subsets of the rows, in batches.
 
     Cost: a C-step takes 2 n P^2 operations, fitting about 30 of them for ``"deterministic"``. Memory: a few
     copies of the rows.
