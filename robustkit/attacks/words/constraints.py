@@ -231,8 +231,8 @@ class WordEmbeddingDistance(_Check):
         super().__init__(against_original)
         if not isinstance(vectors, WordVectors):
             raise TypeError(
-                f"vectors is {type(vectors).__name__}; expected WordVectors: how near two words are cannot be "
-                "told from lists of neighbours. Load the vectors that the lists were made from, or leave the "
+                f"vectors is {type(vectors).__name__}; expected WordVectors: lists of neighbours do not "
+                "tell how near two words are. Load the vectors that the lists were made from, or leave the "
                 "constraint out and say so"
             )
         if (min_cosine is None) == (max_squared_distance is None):
@@ -375,8 +375,8 @@ class SentenceSimilarity:
         threshold: Least similarity.
         metric: ``"cosine"``, or ``"angular"``: one minus the angle divided by pi.
         window_size: Number of words around the changed one that are compared, None for the whole text.
-        skip_text_shorter_than_window: Whether a candidate with fewer words than the window passes unread, with
-            similarity 1.
+        skip_text_shorter_than_window: Whether a candidate with fewer words than the window passes unread,
+            with similarity 1.
         against_original: See `Constraint`.
     """
 
@@ -414,7 +414,10 @@ class SentenceSimilarity:
         for candidate in judged:
             candidate.similarity = 1.0
         if compared:
-            old, new = (torch.from_numpy(np.stack([vectors[text] for text in side])) for side in zip(*pairs))
+            old, new = (
+                torch.from_numpy(np.stack([vectors[text] for text in side]))
+                for side in zip(*pairs, strict=True)
+            )
             similarity = _similarity(old, new, self.metric)
             for candidate, value, fulfilled in zip(
                 compared, similarity.tolist(), (similarity >= self.threshold).tolist(), strict=True

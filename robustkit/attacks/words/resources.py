@@ -1,4 +1,4 @@
-"""What word attacks read: a lexicon, word vectors, a tagger, a sentence encoder, a masked language model, stop words.
+"""What word attacks read: lexicon, word vectors, tagger, sentence encoder, masked language model, stop words.
 
 Everything is an argument or a local file, and nothing here downloads. Files may be compressed with gzip if
 their name ends in ``.gz``.
@@ -11,6 +11,7 @@ import io
 import json
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from robustkit.attacks.words.text import split_words
+from trainkit.hub import fingerprint
 
 __all__ = [
     "MaskQuery",
@@ -69,9 +71,8 @@ def read_stopwords(path: str | Path) -> frozenset[str]:
         FileNotFoundError: There is no such file.
         ValueError: The file holds no words.
     """
-    with _open(
-        path, "a file with one stop word a line, such as corpora/stopwords/english of NLTK's data"
-    ) as file:
+    what = "a file with one stop word a line, such as corpora/stopwords/english of NLTK's data"
+    with _open(path, what) as file:
         words = frozenset(line.strip() for line in file) - {""}
     if not words:
         raise ValueError(f"{path}: no words; expected one a line")
@@ -111,9 +112,11 @@ class WordNet:
 
     Args:
         synsets: Maps a word to its synsets, each the sequence of its members.
+        fingerprint: Names the lexicon in the settings of an attack.
     """
 
-    def __init__(self, synsets: Callable[[str], Iterable[Sequence[str]]]) -> None:
+    def __init__(self, synsets: Callable[[str], Iterable[Sequence[str]]], *, fingerprint: str = "") -> None:
+        self.fingerprint = fingerprint
         self._synsets = synsets
         self._found: dict[str, tuple[str, ...]] = {}
 
@@ -125,8 +128,9 @@ class WordNet:
         endings.
 
         Args:
-            entries: JSON with ``entries``: lemma -> part of speech (``n v a r``, also ``n-1``) -> senses, each a
-                list that begins with a synset's id; and ``forms``: lemma -> part of speech -> irregular forms.
+            entries: JSON with ``entries``: lemma -> part of speech (``n``, ``v``, ``a``, ``r``, also
+                ``n-1``) -> senses, each a list that begins with a synset's id; and ``forms``: lemma -> part
+                of speech -> irregular forms.
             synsets: JSON lines with ``id`` and ``members``.
 
         Returns:
@@ -136,7 +140,7 @@ class WordNet:
             FileNotFoundError: A file is missing.
             ValueError: A file has another format.
         """
-        hint = "{} of Open English WordNet, converted to JSON from the release at https://en-word.net (CC BY 4.0)"
+        hint = "{} of Open English WordNet (https://en-word.net, CC BY 4.0) as JSON"
         table = _read_json(entries, hint.format("the entries (lemma -> part of speech -> senses)"))
         members: dict[str, list[str]] = {}
         with _open(synsets, hint.format("the synsets (JSON lines with id and members)")) as lines:
@@ -149,12 +153,13 @@ class WordNet:
                         f"{synsets}:{number}: {error!r}; expected JSON with id and members"
                     ) from error
         try:
-            return cls(_Lexicon(table["entries"], table.get("forms", {}), members).synsets)
+            lexicon = _Lexicon(table["entries"], table.get("forms", {}), members)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(
                 f"{entries}: {error!r}; expected 'entries' (lemma -> part of speech -> senses), 'forms', and "
                 f"only synsets that {synsets} holds"
             ) from error
+        return cls(lexicon.synsets, fingerprint=fingerprint(Path(entries), Path(synsets)))
 
     @classmethod
     def from_nltk(cls) -> WordNet:
@@ -177,7 +182,10 @@ class WordNet:
             raise LookupError(
                 "NLTK's data has no WordNet; run nltk.download('wordnet'), or use WordNet.from_files"
             ) from error
-        return cls(lambda word: (synset.lemma_names() for synset in wordnet.synsets(word)))
+        return cls(
+            lambda word: (synset.lemma_names() for synset in wordnet.synsets(word)),
+            fingerprint=fingerprint("nltk", str(wordnet.get_version())),
+        )
 
     def synonyms(self, word: str) -> tuple[str, ...]:
         """The one-word members of a word's synsets.
@@ -269,6 +277,11 @@ class Neighbours:
                 raise ValueError(f"{path}: the entry {word!r} is {near!r:.60}; expected a list of words")
         return cls(lists)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal neighbours."""
+        return fingerprint(json.dumps({word: list(near) for word, near in self._lists.items()}))
+
     def of(self, word: str) -> Sequence[str]:
         """The neighbours of a word.
 
@@ -336,6 +349,11 @@ class WordVectors:
         if not rows:
             raise ValueError(f"{path}: no vectors; expected {what}")
         return cls(tuple(rows), np.stack(list(rows.values())))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal words and vectors."""
+        return fingerprint(self.words, self.matrix)
 
     def __contains__(self, word: object) -> bool:
         return word in self._index
@@ -434,7 +452,7 @@ def universal_tag(tag: str) -> str:
 
 
 class Tagger:
-    """The averaged perceptron tagger: reads from left to right, chooses the tag with the highest sum of weights.
+    """The averaged perceptron tagger: from left to right, each word gets the tag of most weight.
 
     With the same weights it gives the tags of NLTK's ``PerceptronTagger``.
 
@@ -477,14 +495,20 @@ class Tagger:
             ValueError: The file has another format.
         """
         what = (
-            "JSON with weights, tagdict and classes of an averaged perceptron tagger, such as the three files of "
-            "NLTK's averaged_perceptron_tagger_eng in one object"
+            "JSON with weights, tagdict and classes of an averaged perceptron tagger, such as the three "
+            "files of NLTK's averaged_perceptron_tagger_eng in one object"
         )
         model = _read_json(path, what)
         try:
             return cls(model["weights"], model["tagdict"], model["classes"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: {error!r}; expected {what}") from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal weights."""
+        weights = np.stack(list(self._weights.values())) if self._weights else np.zeros(0)
+        return fingerprint(self._tags, json.dumps(self._tagdict), tuple(self._weights), weights)
 
     def tag(self, words: Sequence[str], count: int | None = None) -> list[str]:
         """Tag a sequence of words.
@@ -546,13 +570,17 @@ class SentenceEncoder:
     """A sentence encoder that answers texts with vectors.
 
     Args:
-        encode: Maps a list of texts to an array ``(n, d)``, such as the ``encode`` of a ``SentenceTransformer``.
+        encode: Maps a list of texts to an array ``(n, d)``, such as a ``SentenceTransformer``'s ``encode``.
         batch_size: Most texts per call. Texts of about the same length go together.
+        fingerprint: Names the encoder in the settings of an attack.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Any], *, batch_size: int = 64) -> None:
+    def __init__(
+        self, encode: Callable[[list[str]], Any], *, batch_size: int = 64, fingerprint: str = ""
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        self.fingerprint = fingerprint
         self._encode = encode
         self._batch_size = batch_size
 
@@ -601,9 +629,10 @@ class SentenceEncoder:
             ).to(device)
             mask = inputs["attention_mask"].unsqueeze(-1)
             states: torch.Tensor = model(**inputs).last_hidden_state
-            return (states * mask).sum(1) / mask.sum(1)
+            mean: torch.Tensor = (states * mask).sum(1) / mask.sum(1)
+            return mean
 
-        return cls(encode, batch_size=batch_size)
+        return cls(encode, batch_size=batch_size, fingerprint=_model_fingerprint(model, tokenizer))
 
     def answer(self, payloads: Sequence[str]) -> list[np.ndarray]:
         """Encode texts.
@@ -633,12 +662,12 @@ class MaskQuery(NamedTuple):
 
     Attributes:
         text: A text with the mask in it; the first one is filled.
-        count: Most guesses.
+        limit: Most guesses.
         min_probability: Least probability of a guess.
     """
 
     text: str
-    count: int
+    limit: int
     min_probability: float
 
 
@@ -652,7 +681,7 @@ class MaskedLanguageModel:
         batch_size: Most texts per forward pass. Texts of about the same length go together.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_length: int = 512, batch_size: int = 32) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, max_length: int = 512, batch_size: int = 16) -> None:
         if tokenizer.mask_token is None:
             raise ValueError("the tokenizer has no mask token; expected that of a masked language model")
         if batch_size < 1:
@@ -671,7 +700,7 @@ class MaskedLanguageModel:
         *,
         device: str | torch.device = "cpu",
         max_length: int = 512,
-        batch_size: int = 32,
+        batch_size: int = 16,
     ) -> MaskedLanguageModel:
         """Load a transformers model for masked language modelling, such as ``bert-base-uncased``.
 
@@ -693,6 +722,11 @@ class MaskedLanguageModel:
         model = _from_local(AutoModelForMaskedLM, folder).to(device)
         return cls(model, tokenizer, max_length=max_length, batch_size=batch_size)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal weights, settings and vocabularies."""
+        return _model_fingerprint(self._model, self._tokenizer)
+
     def answer(self, payloads: Sequence[MaskQuery]) -> list[tuple[str, ...]]:
         """Guess what the mask hides.
 
@@ -700,8 +734,8 @@ class MaskedLanguageModel:
             payloads: Texts with a mask, and how many guesses are wanted.
 
         Returns:
-            Guesses for each, likeliest first: tokens that hold a word, without the marks of sub-words. They may
-            hold duplicates, digits and special tokens; all of them count towards ``count``.
+            Guesses for each, likeliest first: tokens that hold a word, without the marks of sub-words. They
+            may hold duplicates, digits and special tokens; all of them count towards ``limit``.
         """
         return _in_batches(payloads, lambda query: len(query.text), self._batch_size, self._guesses)
 
@@ -717,21 +751,19 @@ class MaskedLanguageModel:
         hidden = inputs["input_ids"] == self._tokenizer.mask_token_id
         places = hidden.int().argmax(dim=1)
         logits = self._model(**inputs).logits
-        probabilities = (
-            logits[torch.arange(len(queries), device=logits.device), places].float().softmax(-1).cpu()
-        )
+        logits = logits[torch.arange(len(queries), device=logits.device), places]
+        probabilities = logits.float().softmax(-1).cpu()
         # A token that does not count is no guess, however likely.
         probabilities[:, ~self._countable] = -1.0
-        most = min(max(query.count for query in queries), int(self._countable.sum()))
+        most = min(max(query.limit for query in queries), int(self._countable.sum()))
         best = probabilities.topk(most, dim=1)
         answers = []
         for query, found, values, ids in zip(
             queries, hidden.any(dim=1).tolist(), best.values.tolist(), best.indices.tolist(), strict=True
         ):
-            likely = [
-                index for index, value in zip(ids, values, strict=True) if value >= query.min_probability
-            ]
-            answers.append(tuple(self._tokens[index] for index in likely[: query.count]) if found else ())
+            ranked = zip(ids[: query.limit], values, strict=False)
+            words = (self._tokens[index] for index, value in ranked if value >= query.min_probability)
+            answers.append(tuple(words) if found else ())
         return answers
 
 
@@ -739,8 +771,8 @@ def _guessable(tokenizer: Any, size: int) -> tuple[list[str], torch.Tensor]:
     """Each token as it is written in a text, and whether it counts as a guess.
 
     Sub-words are marked as continuations (``##ing``, WordPiece) or words by a blank before them (``Ġgood``,
-    byte-level BPE). TextAttack counts the latter before it takes the mark off, so that ``Ġ,`` counts though it
-    is no word in the end.
+    byte-level BPE). TextAttack counts the latter before it takes the mark off, so that ``Ġ,`` counts though
+    it is no word in the end.
     """
     raw: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
     pieces = any(token is not None and token.startswith("##") for token in raw)
@@ -760,9 +792,19 @@ def _from_local(kind: Any, folder: str | Path) -> Any:
         return kind.from_pretrained(str(folder), local_files_only=True)
     except OSError as error:
         raise FileNotFoundError(
-            f"no model {str(folder)!r} for {kind.__name__}: neither a folder nor in the local Hub cache. Fetch it "
-            f"with `hf download {folder}` and try again ({error})"
+            f"no model {str(folder)!r} for {kind.__name__}: no folder and not in the local Hub cache. Fetch "
+            f"it with `hf download {folder}` and try again ({error})"
         ) from error
+
+
+def _model_fingerprint(model: Any, tokenizer: Any) -> str:
+    weights = model.state_dict()
+    numbers = (
+        tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
+        for tensor in weights.values()
+    )
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return fingerprint(model.config.to_json_string(), tuple(weights), *numbers, vocabulary)
 
 
 def _in_batches(
@@ -771,7 +813,7 @@ def _in_batches(
     size: int,
     compute: Callable[[list[Payload]], list[Answer]],
 ) -> list[Answer]:
-    """Compute answers in batches of payloads of about the same length; the answers keep the payloads' order."""
+    """Compute answers in batches of payloads of about the same length; they keep the payloads' order."""
     order = sorted(range(len(payloads)), key=lambda index: length(payloads[index]))
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), size):

@@ -6,6 +6,7 @@ What counts as a word, how a deletion treats the blanks around it and how indice
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import re
@@ -23,8 +24,9 @@ _CHINESE = re.compile("[\u4e00-\u9fff]")
 def split_words(text: str) -> tuple[str, ...]:
     """The words of a text, in order.
 
-    A word is a run of letters, digits and a few look-alikes (``˗``, a backtick, ``×``); ``' - _ * @`` may stand
-    inside it (``don't``, ``well-made``) and are trimmed from its ends. Everything else separates words.
+    A word is a run of letters, digits and three look-alikes (``˗``, a backtick, ``×``). The characters
+    ``' - _ * @`` may stand inside it (``don't``, ``well-made``) and are trimmed from its ends. Everything
+    else separates words.
 
     A text with Chinese characters is cut by jieba where that is installed, as TextAttack does. Without jieba
     a run of such characters is one word, which is warned about once.
@@ -44,9 +46,7 @@ def split_words(text: str) -> tuple[str, ...]:
 def _cut_chinese(text: str) -> str:
     if not _has_jieba():
         return text
-    import jieba
-
-    return " ".join(jieba.cut(text))
+    return " ".join(importlib.import_module("jieba").cut(text))
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""What an attack may write in place of a word: neighbours in meaning, WordNet synonyms, a language model's guesses, typos.
+"""What an attack may write in place of a word: neighbours, synonyms, a language model's guesses, typos.
 
 Each transformation lists the same candidates as TextAttack 0.3.11's transformation of the same purpose with
 the same resources.
@@ -172,7 +172,7 @@ class MaskedLMSwap:
         count: Most guesses per word.
         min_probability: Least probability of a guess.
 
-    Source: BAE's replacement (arXiv 2004.01970) with 50 guesses and no least probability; A2T's variant with 20.
+    Source: BAE's replacement (arXiv 2004.01970) with 50 guesses of any probability; A2T's variant with 20.
     """
 
     deterministic = True
