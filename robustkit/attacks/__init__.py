@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from robustkit.attacks.logs import AttackSummary as AttackSummary
     from robustkit.attacks.logs import RunLog as RunLog
     from robustkit.attacks.logs import strip_marks as strip_marks
+    from robustkit.attacks.textattack import as_model_wrapper as as_model_wrapper
     from robustkit.attacks.textattack import import_textattack as import_textattack
+    from robustkit.attacks.textattack import run_attack as run_attack
 
 _HOME = {
     "AttackLog": "logs",
     "AttackRecord": "logs",
     "AttackSummary": "logs",
     "RunLog": "logs",
+    "as_model_wrapper": "textattack",
     "import_textattack": "textattack",
+    "run_attack": "textattack",
     "strip_marks": "logs",
 }
 
@@ -28,7 +32,9 @@ __all__ = [
     "AttackRecord",
     "AttackSummary",
     "RunLog",
+    "as_model_wrapper",
     "import_textattack",
+    "run_attack",
     "strip_marks",
 ]
 

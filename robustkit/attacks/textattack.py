@@ -10,16 +10,34 @@ import importlib
 import importlib.util
 import logging.config
 import os
+import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["STOP_WORDS", "import_textattack"]
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustkit.attacks.logs import AttackLog, AttackRecord, RunLog
+from trainkit.hub import fingerprint
+from trainkit.progress import Progress
+from trainkit.seeding import derive_seed, preserved_rng, seed_everything
+
+if TYPE_CHECKING:
+    from robustkit.attacks.words.engine import Examples
+    from robustkit.classifiers.text import TextClassifier
+
+__all__ = ["STOP_WORDS", "as_model_wrapper", "as_record", "import_textattack", "run_attack"]
 
 _WORDS = """
 a about above after again against all am an and any are as at be because been before being below between
@@ -69,17 +87,224 @@ def import_textattack(stopwords: Iterable[str] | None = None) -> ModuleType:
         # These read HF_HOME when they are imported, which must not happen while TextAttack changes it.
         for name in ("huggingface_hub", "datasets", "transformers"):
             importlib.import_module(name)
-        cache = os.environ.get("TA_CACHE_DIR") or os.path.expanduser("~/.cache/textattack")
+        cache_dir = os.environ.get("TA_CACHE_DIR") or os.path.expanduser("~/.cache/textattack")
         with tempfile.TemporaryDirectory() as folder, _environment(), _without_log_settings(), _flair():
-            Path(
-                folder, "post_install_check_3"
-            ).touch()  # by this mark TextAttack knows that all is downloaded
+            # By this mark TextAttack knows that nothing is left to download.
+            Path(folder, "post_install_check_3").touch()
             os.environ["TA_CACHE_DIR"] = folder
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 importlib.import_module("textattack")
-        sys.modules["textattack.shared.utils.install"].TEXTATTACK_CACHE_DIR = cache  # type: ignore[attr-defined]
+        vars(sys.modules["textattack.shared.utils.install"])["TEXTATTACK_CACHE_DIR"] = cache_dir
     return sys.modules["textattack"]
+
+
+def as_model_wrapper(classifier: TextClassifier) -> Any:
+    """A classifier as a `textattack.models.wrappers.HuggingFaceModelWrapper`.
+
+    It answers as TextAttack's own wrapper does, with two differences: batches are padded to their longest
+    text instead of the model's maximal length, and the gradient that gradient attacks ask for is taken
+    without dropout, so it is the same at every call.
+
+    Args:
+        classifier: The classifier.
+
+    Returns:
+        An object for TextAttack's goal functions, recipes and transformations.
+
+    Raises:
+        ImportError: TextAttack is not installed.
+    """
+    return _wrapper_class()(classifier)
+
+
+def run_attack(
+    attack: Any,
+    classifier: TextClassifier,
+    dataset: Examples,
+    *,
+    name: str | None = None,
+    query_budget: int | None = None,
+    path: str | Path | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> AttackLog:
+    """Attack a classifier with any TextAttack recipe or attack, one text after the other.
+
+    Args:
+        attack: A recipe (``textattack.attack_recipes.PWWSRen2019``), anything else that builds a
+            ``textattack.Attack`` from a model wrapper, or such an attack, built on `as_model_wrapper` of this
+            classifier.
+        classifier: The classifier under attack.
+        dataset: Pairs of text and true class, or rows with ``text`` and ``label``. A text may be a mapping
+            from column names to texts.
+        name: Name for the log; by default the recipe's.
+        query_budget: Texts that the classifier may be shown for one example, the original included; None
+            keeps the attack's own limit.
+        path: CSV file that grows with each finished example. The same call again goes on where an interrupted
+            one stopped.
+        progress: Whether a terminal shows a bar with success rate and queries.
+        seed: For attacks that draw at random; each example has its own, so an interruption changes nothing.
+
+    Returns:
+        One record for each example, in order.
+
+    Raises:
+        ImportError: TextAttack is not installed.
+        TypeError: ``attack`` builds no attack, or an example is no text with a label.
+        ValueError: The attack's goal is not about classes or it asks another model; an argument or a label is
+            out of range; the file at ``path`` belongs to another run.
+    """
+    from robustkit.attacks.words.engine import progress_note, read_examples
+
+    textattack = import_textattack()
+    if query_budget is not None and query_budget < 1:
+        raise ValueError(f"query_budget is {query_budget}, expected at least 1")
+    examples = read_examples(dataset, classifier.num_labels)
+    built = attack
+    if not isinstance(attack, textattack.Attack):
+        built = getattr(attack, "build", attack)(as_model_wrapper(classifier))
+    if not isinstance(built, textattack.Attack):
+        raise TypeError(f"attack built a {type(built).__name__}, expected a textattack.Attack")
+    goal = built.goal_function
+    if not isinstance(goal, textattack.goal_functions.ClassificationGoalFunction):
+        raise ValueError(f"the attack's goal is {type(goal).__name__}, expected one about classes")
+    if getattr(goal.model, "classifier", None) is not classifier:
+        raise ValueError("the attack asks another model; build it on as_model_wrapper(classifier)")
+    if name is None:
+        name = getattr(attack, "__name__", type(attack).__name__)
+    settings = {
+        # Custom parts may print their address in memory.
+        "attack": re.sub(r" at 0x[0-9a-f]+", "", str(built)),
+        "classifier": classifier.fingerprint,
+        "data": fingerprint(*(part for text, label in examples for part in (repr(text), label)))[:16],
+        "query_budget": query_budget,
+        "seed": seed,
+        "textattack": version("textattack"),
+    }
+    run = None if path is None else RunLog(path, name, classifier.name, settings)
+    done = {} if run is None else run.done
+    with (
+        Progress(len(examples), name, done=len(done), enabled=progress) as bar,
+        preserved_rng(),
+        _budget(goal, query_budget),
+    ):
+        for index, (text, label) in enumerate(examples):
+            if index in done:
+                continue
+            seed_everything(derive_seed("textattack", seed, index))
+            result = built.attack(text if isinstance(text, str) else OrderedDict(text), label)
+            if run is None:
+                done[index] = as_record(result)
+            else:
+                run.append(index, as_record(result))
+            bar.advance(note=progress_note(done))
+    return AttackLog((done[index] for index in range(len(examples))), name, classifier.name, settings)
+
+
+@contextmanager
+def _budget(goal: Any, queries: int | None) -> Iterator[None]:
+    """Another limit for the queries of a goal function, for a while."""
+    before = goal.query_budget
+    goal.query_budget = before if queries is None else queries
+    try:
+        yield
+    finally:
+        goal.query_budget = before
+
+
+def as_record(result: Any) -> AttackRecord:
+    """What TextAttack says of one attacked text as a record.
+
+    Args:
+        result: A `textattack.attack_results.AttackResult` of an attack on a classifier.
+
+    Returns:
+        The record. A search without a goal (``MaximizedAttackResult``) is judged by the predictions.
+    """
+    before, after = result.original_result, result.perturbed_result
+    original, perturbed = _marked(before.attacked_text, after.attacked_text)
+    kind = type(result).__name__.removesuffix("AttackResult")
+    record = AttackRecord(
+        original_text=original,
+        perturbed_text=perturbed,
+        original_score=float(before.score),
+        perturbed_score=float(after.score),
+        original_output=int(before.output),
+        perturbed_output=int(after.output),
+        ground_truth_output=int(before.ground_truth_output),
+        num_queries=int(result.num_queries),
+        result_type="Failed" if kind == "Maximized" else kind,  # type: ignore[arg-type]
+    )
+    return replace(record, result_type=record.outcome) if kind == "Maximized" else record
+
+
+def _marked(original: Any, perturbed: Any) -> tuple[str, str]:
+    """Both texts with marks; TextAttack's function first detects the language, which fails on some texts."""
+    kept: dict[int, int] = {}  # the same word in both: its position in the original and in the perturbed text
+    for before, after in enumerate(perturbed.attack_attrs["original_index_map"]):
+        if after >= 0 and original.words[before] == perturbed.words[after]:
+            kept[before] = int(after)
+
+    def mark(text: Any, same: set[int]) -> str:
+        changed = [index for index in range(text.num_words) if index not in same]
+        text = text.replace_words_at_indices(changed, [f"[[{text.words[index]}]]" for index in changed])
+        return str(text.printable_text(key_color=("bold", "underline"), key_color_method="file"))
+
+    return mark(original, set(kept)), mark(perturbed, set(kept.values()))
+
+
+@cache
+def _wrapper_class() -> type:
+    textattack = import_textattack()
+
+    base = textattack.models.wrappers.HuggingFaceModelWrapper
+
+    class ClassifierWrapper(base):  # type: ignore[misc,valid-type]
+        """See `as_model_wrapper`."""
+
+        def __init__(self, classifier: TextClassifier) -> None:
+            super().__init__(classifier.model, classifier.tokenizer)
+            self.classifier = classifier
+
+        def __call__(self, text_input_list: Sequence[str | tuple[str, str]]) -> torch.Tensor:
+            return torch.from_numpy(self.classifier.logits(text_input_list))
+
+        def get_grad(self, text_input: str | tuple[str, str]) -> dict[str, Any]:
+            """Token ids (1, tokens) and the loss of the predicted class by token embeddings (tokens, d)."""
+            model = self.model
+            encoded = self._encode([text_input], return_tensors="pt").to(model.device)
+            embeddings: list[torch.Tensor] = []
+
+            def capture(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
+                embeddings.append(output.detach().requires_grad_())
+                return embeddings[-1]
+
+            training = model.training
+            hook = model.get_input_embeddings().register_forward_hook(capture)
+            try:
+                with torch.enable_grad():
+                    logits = model.eval()(**encoded).logits.float()
+                    loss = torch.nn.functional.cross_entropy(logits, logits.argmax(dim=1))
+                    (gradient,) = torch.autograd.grad(loss, embeddings[:1])
+            finally:
+                hook.remove()
+                model.train(training)
+            values: NDArray[np.float32] = gradient[0].float().cpu().numpy()
+            return {"ids": encoded["input_ids"], "gradient": values}
+
+        def _tokenize(self, inputs: Sequence[str | tuple[str, str]]) -> list[list[str]]:
+            return [self.tokenizer.convert_ids_to_tokens(ids) for ids in self._encode(inputs)["input_ids"]]
+
+        def _encode(self, texts: Sequence[str | tuple[str, str]], return_tensors: str | None = None) -> Any:
+            return self.tokenizer(
+                list(texts),
+                truncation=True,
+                max_length=self.classifier.max_length,
+                return_tensors=return_tensors,
+            )
+
+    return ClassifierWrapper
 
 
 def _provide_stop_words(words: Iterable[str] | None) -> None:
@@ -130,7 +355,7 @@ def _without_log_settings() -> Iterator[None]:
 def _flair() -> Iterator[None]:
     """Placeholders for the names that TextAttack imports from flair, gone again afterwards."""
 
-    def missing(*_: object) -> Any:
+    def missing(*_: object, **__: object) -> Any:
         raise ModuleNotFoundError(
             "flair is not installed: it does not work with transformers 5", name="flair"
         )
