@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from dialogkit.dialogues import USER, Turn, single_line
 from dialogkit.generation.types import Candidate
 from trainkit.hub import write_bytes
 
-__all__ = ["MAX_MESSAGE", "ChatSession", "Chatbot", "Reply"]
+__all__ = ["MAX_MESSAGE", "ChatSession", "Chatbot", "Latency", "Reply", "measure_latency"]
 
 MAX_MESSAGE = 8000
 """Most characters of one message in a session; of a longer one the end is kept, with a warning."""
@@ -72,6 +74,55 @@ class Chatbot(Protocol):
     ) -> list[Reply]:
         """Answer several conversations at once, in their order."""
         ...
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds that a reply takes.
+
+    Attributes:
+        mean: Mean over the replies.
+        p50: Median.
+        p95: 95th percentile, linearly interpolated.
+        replies: How many were measured.
+    """
+
+    mean: float
+    p50: float
+    p95: float
+    replies: int
+
+
+def measure_latency(
+    bot: Chatbot, histories: Sequence[Sequence[Turn] | str], *, warmup: int = 3, seed: int = 0
+) -> Latency:
+    """Measures how long a chatbot takes for each of some conversations, answered one at a time.
+
+    Args:
+        bot: Who answers.
+        histories: The conversations, at least one.
+        warmup: The first conversations are answered this often before the clock runs.
+        seed: Of the replies.
+
+    Raises:
+        ValueError: There are no conversations.
+    """
+    if not histories:
+        raise ValueError("histories is empty: there is nothing to measure")
+    for i in range(warmup):
+        bot.reply(histories[i % len(histories)], seed=seed)
+    seconds = []
+    for history in histories:
+        # A chatbot returns text, so work on a GPU has ended when it does.
+        begin = time.perf_counter()
+        bot.reply(history, seed=seed)
+        seconds.append(time.perf_counter() - begin)
+    return Latency(
+        float(np.mean(seconds)),
+        float(np.percentile(seconds, 50)),
+        float(np.percentile(seconds, 95)),
+        len(seconds),
+    )
 
 
 class ChatSession:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chatbot import LMReranker, Reranker, RetrievalChatbot, RetrievalConfig
     from .data import ScoredContext, group_by_context, response_set
     from .loss import G2RLoss, g2r_loss, teacher_distribution
     from .scoring import ScoreConfig, TeacherScore, read_scored, score, score_responses
@@ -16,6 +17,10 @@ __all__ = [
     "G2RConfig",
     "G2RLoss",
     "G2RMethod",
+    "LMReranker",
+    "Reranker",
+    "RetrievalChatbot",
+    "RetrievalConfig",
     "ScoreConfig",
     "ScoredContext",
     "TeacherScore",
@@ -35,6 +40,10 @@ _HOMES = {
     "G2RConfig": "training",
     "G2RLoss": "loss",
     "G2RMethod": "training",
+    "LMReranker": "chatbot",
+    "Reranker": "chatbot",
+    "RetrievalChatbot": "chatbot",
+    "RetrievalConfig": "chatbot",
     "ScoreConfig": "scoring",
     "ScoredContext": "data",
     "TeacherScore": "scoring",

@@ -36,6 +36,7 @@ __all__ = [
     "BiEncoder",
     "BiEncoderObjective",
     "UnsupportedModelError",
+    "biencoder_from",
     "build_biencoder",
     "contrastive_loss",
     "save_biencoder",
@@ -253,6 +254,68 @@ def build_biencoder(
 
     query = route()
     document = query if shared else route()
+    router = Router.for_query_document(query_modules=query, document_modules=document)
+    return SentenceTransformer(modules=[router], similarity_fn_name="dot", device="cpu")
+
+
+def biencoder_from(
+    encoder: str | os.PathLike[str],
+    *,
+    shared: bool = False,
+    pooling: Literal["mean", "cls"] = "mean",
+    normalize: bool = False,
+    max_context_tokens: int = 240,
+    max_response_tokens: int = 128,
+) -> SentenceTransformer:
+    """Makes an untrained bi-encoder of a pretrained text encoder, one copy for each route.
+
+    Args:
+        encoder: Folder of a transformers encoder, or of a sentence-transformers model that holds one.
+        shared: One copy for both routes; the model is then symmetric.
+        pooling: Mean over tokens, or the first token.
+        normalize: Scale embeddings to length 1. The loss then needs a ``score_scale`` of 10 to 50.
+        max_context_tokens: Tokens read of a context, the last ones; with ``shared`` of a response, too.
+        max_response_tokens: Tokens read of a response, the first ones.
+
+    Returns:
+        A ``SentenceTransformer`` as :func:`build_biencoder` returns it.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Module,
+        Normalize,
+        Pooling,
+        Router,
+        Transformer,
+    )
+
+    folder = Path(encoder)
+    if not (folder / "config.json").is_file():
+        inner = sorted(
+            path.parent
+            for path in folder.glob("*/config.json")
+            if (path.parent / "tokenizer_config.json").is_file()
+        )
+        if not inner:
+            raise FileNotFoundError(f"no encoder (config.json with a tokenizer) in {folder}")
+        folder = inner[0]
+
+    def route(limit: int, side: Literal["left", "right"]) -> list[Module]:
+        # What was said last matters most in a context. Saved with the tokenizer, so every loader cuts alike.
+        cut = {"truncation_side": side}
+        with quiet_progress():
+            transformer = Transformer(os.fspath(folder), max_seq_length=limit, processor_kwargs=cut)
+        modules: list[Module] = [
+            transformer,
+            Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling),
+        ]
+        return [*modules, Normalize()] if normalize else modules
+
+    query = route(max_context_tokens, "left")
+    document = query if shared else route(max_response_tokens, "right")
     router = Router.for_query_document(query_modules=query, document_modules=document)
     return SentenceTransformer(modules=[router], similarity_fn_name="dot", device="cpu")
 
