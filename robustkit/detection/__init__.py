@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.detection.base import Detector as Detector
+    from robustkit.detection.covariance import MinCovDet as MinCovDet
+    from robustkit.detection.density import MahalanobisDetector as MahalanobisDetector
+    from robustkit.detection.density import MLEDetector as MLEDetector
+    from robustkit.detection.density import RDEDetector as RDEDetector
+    from robustkit.detection.kernel_pca import KernelPCA as KernelPCA
     from robustkit.detection.metrics import DetectionReport as DetectionReport
     from robustkit.detection.metrics import RocCurve as RocCurve
     from robustkit.detection.metrics import detection_report as detection_report
@@ -21,6 +26,11 @@ _HOME = {
     "DetectionReport": "metrics",
     "DetectionSet": "scenarios",
     "Detector": "base",
+    "KernelPCA": "kernel_pca",
+    "MLEDetector": "density",
+    "MahalanobisDetector": "density",
+    "MinCovDet": "covariance",
+    "RDEDetector": "density",
     "RocCurve": "metrics",
     "detection_report": "metrics",
     "make_scenario": "scenarios",
@@ -33,6 +43,11 @@ __all__ = [
     "DetectionReport",
     "DetectionSet",
     "Detector",
+    "KernelPCA",
+    "MLEDetector",
+    "MahalanobisDetector",
+    "MinCovDet",
+    "RDEDetector",
     "RocCurve",
     "detection_report",
     "make_scenario",

@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from robustkit.classifiers.features import Features
+from robustkit.classifiers.features import Features, Text
 from trainkit.cards import collect_versions
 from trainkit.hub import ArtefactError, HubMixin, read_json, write_json
+
+from .metrics import threshold_from_clean
 
 if TYPE_CHECKING:
     from robustkit.classifiers.text import TextClassifier
@@ -221,8 +223,8 @@ class Detector(Estimator, HubMixin):
     def calibrate(self, clean: Features, fpr: float = 0.10) -> float:
         """Set the threshold from clean texts that were not used in `fit`.
 
-        Of n clean scores the k-th largest, k = floor(fpr (n + 1)), becomes the threshold, so a new clean text
-        is flagged with probability at most ``fpr`` (split conformal prediction), and so are the texts given.
+        The threshold is that of `threshold_from_clean`: a new clean text is flagged with probability ``fpr``
+        at most, and so is a text among the given ones.
 
         Args:
             clean: Features of held-out clean texts.
@@ -235,20 +237,11 @@ class Detector(Estimator, HubMixin):
             NotFittedError: `fit` was not called.
             ValueError: ``fpr`` is not between 0 and 1, or there are fewer than 1 / fpr - 1 texts.
         """
-        if not 0 < fpr < 1:
-            raise ValueError(f"fpr is {fpr}; expected a share between 0 and 1")
         scores = np.sort(self.score_samples(clean))
+        threshold = threshold_from_clean(scores, fpr)
         if not hasattr(self, "source_"):
             self.source_, self.n_features_in_ = clean.source, clean.values.shape[1]
-        # The sum repairs products such as 0.29 * 100.
-        k = math.floor(fpr * (len(scores) + 1) + 1e-9)
-        if k == 0:
-            raise ValueError(
-                f"{len(scores)} clean texts cannot show a false positive rate of {fpr}; "
-                f"give at least {math.ceil(1 / fpr - 1e-9) - 1}"
-            )
-        self.clean_scores_, self.fpr_ = scores, float(fpr)
-        self.threshold_ = float(scores[-k])
+        self.clean_scores_, self.fpr_, self.threshold_ = scores, float(fpr), threshold
         return self.threshold_
 
     def p_values(self, inputs: Features) -> NDArray[np.float64]:
@@ -446,8 +439,8 @@ def as_rows(values: ArrayLike | torch.Tensor, name: str = "X") -> torch.Tensor:
     return rows
 
 
-def texts_of(inputs: Features) -> tuple[str, ...]:
-    """The texts of features, for detectors that read them.
+def texts_of(inputs: Features) -> tuple[Text, ...]:
+    """The texts, or pairs of texts, of features, for detectors that read them.
 
     Raises:
         ValueError: The features carry no texts.
@@ -498,6 +491,8 @@ def _check_labels(labels: ArrayLike, n: int) -> NDArray[np.int64]:
     array = np.asarray(labels)
     if array.shape != (n,):
         raise ValueError(f"labels has shape {array.shape}, expected ({n},): one label for each text")
-    if array.dtype.kind not in "iu" or (array < 0).any():
-        raise ValueError(f"labels must be integers from 0, got {array.dtype} with minimum {array.min()}")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers, got {array.dtype}")
+    if (array < 0).any():
+        raise ValueError(f"labels must be at least 0, got {array.min()}")
     return array.astype(np.int64)
