@@ -1,0 +1,244 @@
+"""The study of detectors: victims, texts under attack, the table, and the choice of a combination."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rde_study import combine, measure
+from rde_study.attacks import AttackPlan, attacked_rows
+from rde_study.combine import Judged, surprise
+from rde_study.data import DATA, StudyData, load_data
+from rde_study.victims import VictimSettings, length_batches, train_victim
+
+from robustkit.attacks.logs import AttackLog, AttackRecord
+from tests.robustkit.tiny import tiny_classifier, toy_sentiment
+
+
+def study_data(texts: Sequence[str], labels: Sequence[int]) -> StudyData:
+    rows = tuple(zip(texts, labels, strict=True))
+    return StudyData("toy", ("bad", "good"), 16, rows[:-60], rows[-60:-30], rows[-30:])
+
+
+# Data and victims -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_no_text_stands_in_two_parts(name: str) -> None:
+    try:
+        data = load_data(name)
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    texts = [text for part in (data.train, data.validation, data.test) for text, _ in part]
+    assert len(texts) == len(set(texts))
+    for part in (data.train, data.validation, data.test):
+        shares = Counter(label for _, label in part)
+        assert set(shares) == set(range(len(data.labels)))
+        assert min(shares.values()) > 0.4 * len(part) / len(data.labels) * 2 / len(data.labels)
+
+
+def test_an_unknown_data_set_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sst2.*got 'imdb'"):
+        load_data("imdb")
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=50), st.integers(1, 8))
+def test_batches_hold_every_row_once_and_are_alike_in_length(lengths: list[int], size: int) -> None:
+    rows = [("w " * n + str(i), i) for i, n in enumerate(lengths)]
+    batches = length_batches(rows, size)
+    assert sorted(row for batch in batches for row in batch) == sorted(rows)
+    assert all(len(batch) == size for batch in batches[:-1])
+    shortest = [min(len(text.split()) for text, _ in batch) for batch in batches]
+    longest = [max(len(text.split()) for text, _ in batch) for batch in batches]
+    assert all(before - 4 <= after for before, after in zip(longest, shortest[1:], strict=False))
+
+
+def test_a_victim_learns_and_is_a_plain_folder(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    texts, labels = toy_sentiment(400)
+    model, tokenizer = tiny_classifier("bert", texts, spread=0.05)
+    model.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    settings = VictimSettings(encoder=str(tmp_path / "encoder"), epochs=4, batch_size=20, learning_rate=3e-3)
+    data = study_data(texts, labels)
+    figures = train_victim(data, tmp_path / "victim", seed=1, settings=settings)
+    assert figures["test_accuracy"] > 0.9
+    assert 1 <= figures["epoch"] <= 4
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "victim")
+    assert loaded.config.id2label == {0: "bad", 1: "good"}
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "victim")(
+        list(texts[-30:]), return_tensors="pt", padding=True
+    )
+    right = (loaded(**inputs).logits.argmax(-1).numpy() == np.array(labels[-30:])).mean()
+    assert right == pytest.approx(figures["test_accuracy"])
+
+
+# Attacks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_longer_draw_of_texts_begins_with_the_shorter() -> None:
+    data = study_data([f"text {i}" for i in range(200)], [0, 1] * 100)
+    few = attacked_rows(data, "train", AttackPlan(train=10))
+    many = attacked_rows(data, "train", AttackPlan(train=50))
+    assert many[:10] == few and len(set(many)) == 50
+    assert set(many) <= set(data.train)
+
+
+# The table --------------------------------------------------------------------------------------------------
+
+
+def record(number: int, flipped: bool, score: float = 0.6) -> AttackRecord:
+    return AttackRecord(
+        original_text=f"text {number} is [[fine]]",
+        perturbed_text=f"text {number} is [[decent]]",
+        original_score=0.1,
+        perturbed_score=score,
+        original_output=1,
+        perturbed_output=int(not flipped),
+        ground_truth_output=1,
+        num_queries=3,
+        result_type="Successful" if flipped else "Failed",
+    )
+
+
+def test_only_new_texts_are_scored(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def score(texts: Sequence[str]) -> list[float]:
+        asked.append(list(texts))
+        return [float(len(text)) for text in texts]
+
+    path = tmp_path / "scores" / "length.json"
+    assert measure.remembered_scores(path, "length", ["a", "bb"], score)[0] == {"a": 1.0, "bb": 2.0}
+    assert measure.remembered_scores(path, "length", ["bb", "ccc"], score)[0] == {"bb": 2.0, "ccc": 3.0}
+    assert asked == [["a", "bb"], ["ccc"]]
+    measure.remembered_scores(path, "another", ["a"], score)
+    assert asked[2:] == [["a"]]
+
+
+def test_far_sets_hold_confident_flips_only_and_small_sets_are_left_out() -> None:
+    near = AttackLog([record(i, flipped=i < 30) for i in range(60)], "toy")
+    far = AttackLog([record(i, flipped=i < 30, score=0.95 if i < 12 else 0.7) for i in range(60)], "toy")
+    few = AttackLog([record(i, flipped=i < 3) for i in range(60)], "few")
+    logs = {("toy", "near"): near, ("toy", "far"): far, ("few", "near"): few}
+    sets = list(measure.settings_of("d", logs, [0, 1]))
+    counts = {(s.attack, s.distance, s.scenario): int(d.is_adversarial.sum()) for s, d in sets if s.seed == 0}
+    assert counts["toy", "near", "s2"] == 30
+    assert counts["toy", "far", "s2"] == 12
+    assert not any(attack == "few" for attack, _, _ in counts)
+    assert {s.seed for s, _ in sets} == {0, 1}
+
+
+def test_the_table_has_the_mean_over_seeds_and_thresholds_from_clean_text() -> None:
+    log = AttackLog([record(i, flipped=True) for i in range(20)], "toy")
+    sets = list(measure.settings_of("d", {("toy", "near"): log}, [0, 1, 2]))
+    of = {
+        f"text {i} is {word}": i / 10 + (5 if word == "decent" else 0)
+        for i in range(20)
+        for word in ("fine", "decent")
+    }
+    perfect = measure.Scores(of, np.linspace(0, 2, 99), 0.5)
+    blind = measure.Scores(dict.fromkeys(of, 1.0), np.linspace(0, 2, 99), 0.1)
+    rows = measure.summary(sets, {"d": {"perfect": {0: perfect}, "blind": {s: blind for s in range(3)}}})
+    assert len(rows) == 4
+    first = next(row for row in rows if row["detector"] == "perfect" and row["scenario"] == "s2")
+    assert first["auc"] == first["tpr"] == first["tpr_oracle"] == 1.0
+    assert first["fpr"] == pytest.approx(
+        0.05
+    )  # of 0.0 to 1.9 only 1.9 exceeds the tenth largest of the clean scores
+    assert first["f1"] == pytest.approx(2 * 20 / (2 * 20 + 1))
+    assert first["auc_sd"] == 0.0 and first["ms"] == 0.5
+    other = next(row for row in rows if row["detector"] == "blind" and row["scenario"] == "s2")
+    assert other["auc"] == 0.5 and other["tpr"] == 0.0
+
+
+# Combinations -----------------------------------------------------------------------------------------------
+
+finite = st.floats(-50, 50).map(lambda value: round(value, 3))
+
+
+@given(st.lists(finite, min_size=20, max_size=60), st.lists(finite, min_size=2, max_size=20))
+def test_surprise_never_falls_with_the_score(clean: list[float], scores: list[float]) -> None:
+    values = surprise(clean, sorted(scores))
+    assert (np.diff(values) >= -1e-12).all() and (values >= 0).all() and np.isfinite(values).all()
+
+
+def test_surprise_is_the_logarithm_of_the_clean_share_and_does_not_end_with_it() -> None:
+    clean = np.arange(1000) / 1000
+    assert surprise(clean, [0.5005]) == pytest.approx(-math.log(0.5), abs=3e-3)
+    assert surprise(clean, [-1.0]) == pytest.approx(0.0)
+    beyond = surprise(clean, [1.0, 2.0, 3.0])
+    assert beyond[0] > -math.log(0.1) and np.diff(beyond).min() > 1
+    exponential = np.random.default_rng(0).exponential(size=20_000)
+    assert surprise(exponential, [6.0]) == pytest.approx(6.0, abs=0.25)  # the tail's law is known here
+
+
+def test_surprise_needs_twenty_clean_scores() -> None:
+    with pytest.raises(ValueError, match="19 scores"):
+        surprise(np.arange(19), [1.0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
+def test_auc_counts_pairs(pairs: list[tuple[int, bool]]) -> None:
+    adversarial = [value for value, flag in pairs if flag]
+    clean = [value for value, flag in pairs if not flag]
+    if not adversarial or not clean:
+        return
+    wins = sum((a > c) + 0.5 * (a == c) for a in adversarial for c in clean)
+    found = combine.auc([value for value, _ in pairs], [flag for _, flag in pairs])
+    assert found == pytest.approx(wins / len(adversarial) / len(clean))
+
+
+def judged(seed: int = 0, n: int = 400) -> Judged:
+    """Members: half of the truth, the other half, noise."""
+    rng = np.random.default_rng(seed)
+    adversarial = np.arange(n) % 2 == 1
+    surprises = rng.exponential(size=(n, 3))
+    surprises[:, 0] += 1.5 * adversarial
+    surprises[:, 1] += 1.5 * adversarial
+    return Judged(f"set {seed}", adversarial, np.arange(n) // 2, surprises)
+
+
+def test_weights_are_those_of_logistic_regression() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    one = judged()
+    weights = combine.fitted_weights([one], penalty=1.0)
+    expected = LogisticRegression(C=1.0, tol=1e-8).fit(one.surprises, one.is_adversarial).coef_[0]
+    assert weights[:2] == pytest.approx(expected[:2], abs=1e-2)
+    assert weights[2] == pytest.approx(max(expected[2], 0.0), abs=1e-2)
+    assert weights.min() >= 0
+
+
+def test_a_member_that_misleads_gets_no_weight() -> None:
+    one = judged()
+    turned = Judged(one.name, one.is_adversarial, one.source, one.surprises * [1, -1, 1])
+    assert combine.fitted_weights([turned])[1] == 0.0
+
+
+def test_out_of_fold_scores_come_from_other_sources() -> None:
+    rng = np.random.default_rng(1)
+    n, members = 60, 100
+    adversarial = np.arange(n) % 2 == 1
+    noise = Judged("noise", adversarial, np.arange(n), rng.exponential(size=(n, members)))
+    weights = combine.fitted_weights([noise], penalty=1e-3)
+    assert combine.auc(noise.surprises @ weights, adversarial) > 0.8  # chance, exploited
+    assert combine.auc(combine.out_of_fold([noise], penalty=1e-3)[0], adversarial) < 0.65
+
+
+def test_texts_of_one_source_share_a_fold_in_every_set() -> None:
+    sets = [judged(0), judged(1)]
+    first, second = combine.folds(sets, 5)
+    assert (first[::2] == first[1::2]).all() and (first == second).all()
+    assert set(first) == set(range(5))
+
+
+def test_the_best_sum_joins_what_complements() -> None:
+    choice = combine.best_sum([judged(0), judged(1)], ["one", "other", "noise"])
+    assert set(choice.weights) == {"one", "other"}
+    assert choice.worst > 0
