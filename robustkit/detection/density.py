@@ -419,16 +419,16 @@ def _fit_gaussians(
     for label, n in zip(classes, sizes, strict=True):
         if n < 2:
             raise ValueError(f"class {label} has {n} texts in the sample; a Gaussian needs two at the least")
-    means = [group.mean(dim=0) for group in groups]
+    p, means = rows.shape[1], [group.mean(dim=0) for group in groups]
     if covariance == "shared":
         within = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
-        kind = _kind(covariance, "the sample", *within.shape, on_small_class)
+        kind = _kind(covariance, "the sample", len(within), p, on_small_class)
         white, log_determinant = whitening(_ESTIMATES[kind](within))
         whitenings, log_determinants = [white], [log_determinant] * len(groups)
     else:
         whitenings, log_determinants = [], []
         for i, (label, group) in enumerate(zip(classes, groups, strict=True)):
-            kind = _kind(covariance, f"class {label}", *group.shape, on_small_class)
+            kind = _kind(covariance, f"class {label}", len(group), p, on_small_class)
             if kind == "mcd":
                 robust = (mcd or MinCovDet()).fit(group)
                 means[i], matrix = torch.from_numpy(robust.location_), torch.from_numpy(robust.covariance_)

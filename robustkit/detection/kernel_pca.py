@@ -146,18 +146,20 @@ class KernelPCA(Estimator):
         Raises:
             ValueError: NaN, fewer than two rows, or rows that are all the same.
         """
-        self._fit(X)
+        self._fit(as_rows(X))
         return self
 
     def fit_transform(self, X: ArrayLike | torch.Tensor) -> NDArray[np.float64]:
         """`fit`, then `transform` of the same rows, float64 (n, P), at little more than the cost of `fit`."""
-        coordinates = self._fit(X)
-        return self.transform(X) if len(coordinates) < len(X) else coordinates.double().cpu().numpy()
+        rows = as_rows(X)
+        coordinates = self._fit(rows)
+        if len(coordinates) < len(rows):
+            return self.transform(rows)
+        return np.asarray(coordinates.double().cpu())
 
-    def _fit(self, X: ArrayLike | torch.Tensor) -> torch.Tensor:
+    def _fit(self, rows: torch.Tensor) -> torch.Tensor:
         """Find the components; returns the coordinates of the rows in the sample."""
         self._check_params()
-        rows = as_rows(X)
         if len(rows) < 2:
             raise ValueError("X has one row; components need at least two")
         if self.max_samples is not None and len(rows) > self.max_samples:
@@ -266,7 +268,8 @@ class KernelPCA(Estimator):
 
     def _chunks(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         width = rows.shape[1] if self._landmarks is None else max(self._landmarks.shape)
-        return rows.split(max(1, _CHUNK // width))
+        parts: tuple[torch.Tensor, ...] = rows.split(max(1, _CHUNK // width))
+        return parts
 
     # Solvers ------------------------------------------------------------------------------------------------
 
@@ -376,7 +379,8 @@ class KernelPCA(Estimator):
         keep = values > values[-1] * torch.finfo(dtype).eps
         if self.n_components is not None:
             keep[: -4 * self.n_components] = False
-        return (vectors[:, keep] / values[keep].sqrt()).to(dtype)
+        directions: torch.Tensor = vectors[:, keep] / values[keep].sqrt()
+        return directions.to(dtype)
 
     def _leading(
         self, values: torch.Tensor, vectors: torch.Tensor, n: int
