@@ -18,16 +18,22 @@ if TYPE_CHECKING:
     from robustkit.detection.metrics import detection_report as detection_report
     from robustkit.detection.metrics import roc_curve as roc_curve
     from robustkit.detection.metrics import threshold_from_clean as threshold_from_clean
+    from robustkit.detection.neighbours import KNNDetector as KNNDetector
+    from robustkit.detection.neighbours import LIDDetector as LIDDetector
     from robustkit.detection.scenarios import DetectionSet as DetectionSet
     from robustkit.detection.scenarios import make_scenario as make_scenario
     from robustkit.detection.scenarios import split_log as split_log
+    from robustkit.detection.softmax import MSPDetector as MSPDetector
 
 _HOME = {
     "DetectionReport": "metrics",
     "DetectionSet": "scenarios",
     "Detector": "base",
+    "KNNDetector": "neighbours",
     "KernelPCA": "kernel_pca",
+    "LIDDetector": "neighbours",
     "MLEDetector": "density",
+    "MSPDetector": "softmax",
     "MahalanobisDetector": "density",
     "MinCovDet": "covariance",
     "RDEDetector": "density",
@@ -43,8 +49,11 @@ __all__ = [
     "DetectionReport",
     "DetectionSet",
     "Detector",
+    "KNNDetector",
     "KernelPCA",
+    "LIDDetector",
     "MLEDetector",
+    "MSPDetector",
     "MahalanobisDetector",
     "MinCovDet",
     "RDEDetector",
