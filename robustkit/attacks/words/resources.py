@@ -232,7 +232,7 @@ class _Lexicon:
 
     def synsets(self, word: str) -> Iterator[Sequence[str]]:
         """The members of each synset of a word, nouns before verbs, adjectives and adverbs."""
-        word = _key(word)
+        word = word.lower()
         for part, endings in _ENDINGS.items():
             bases = self._irregular[part].get(word)
             if bases is None:

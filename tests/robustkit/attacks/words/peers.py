@@ -18,11 +18,12 @@ except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 PIECES = (
-    "the", "The", "film", "FILM", "fiLm", "I", "a", "A", "don't", "well-made", "rock-'n'-roll", "it's",
-    "e-mail", "e_mail", "x@y", "2", "1999", "3.5", "10%", "$5", "Ünïcödé", "naïve", "İstanbul", "STRASSE", "straße",
-    "ΟΔΟΣ", "привет", "مرحبا", "ﬁne", "a\u0301", "ⅳ", "`tick`", "3×4", "˗˗", "*bold*", "_it_", "'quoted'",
-    '"said"', "“He”", "’tis", "rock’n’roll", "...", "--", "-", "'", "@", "!", "?", ",", ";", "(", ")", "[[",
-    "]]", "<br />", "🎬", "👍🏽", "good", "bad", "good", "bad", "very", "not", "is", "movie", "plot",
+    "the", "The", "film", "FILM", "fiLm", "I", "a", "A", "don't", "well-made", "rock-'n'-roll",
+    "it's", "e-mail", "e_mail", "x@y", "2", "1999", "3.5", "10%", "$5", "Ünïcödé", "naïve",
+    "İstanbul", "STRASSE", "straße", "ΟΔΟΣ", "привет", "مرحبا", "ﬁne", "a\u0301", "ⅳ", "`tick`",
+    "3×4", "˗˗", "*bold*", "_it_", "'quoted'", '"said"', "“He”", "’tis", "rock’n’roll", "...", "--",
+    "-", "'", "@", "!", "?", ",", ";", "(", ")", "[[", "]]", "<br/>", "🎬", "👍🏽", "good", "bad",
+    "good", "bad", "very", "not", "is", "movie", "plot",
 )  # fmt: skip
 GAPS = (" ", " ", " ", "  ", "\n", "\t", "", ",", ", ", ".", "-", "'", "\u00a0", "/")
 
