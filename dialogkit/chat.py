@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from dialogkit.dialogues import USER, Turn, single_line
 from dialogkit.generation.types import Candidate
 from trainkit.hub import write_bytes
@@ -107,6 +105,8 @@ def measure_latency(
     Raises:
         ValueError: There are no conversations.
     """
+    import numpy as np
+
     if not histories:
         raise ValueError("histories is empty: there is nothing to measure")
     for i in range(warmup):
