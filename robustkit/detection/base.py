@@ -21,7 +21,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from robustkit.classifiers.features import Features, Text
-from trainkit.cards import collect_versions
+from trainkit.cards import ModelCard, collect_versions
 from trainkit.hub import ArtefactError, HubMixin, read_json, write_json
 
 from .metrics import threshold_from_clean
@@ -258,8 +258,12 @@ class Detector(Estimator, HubMixin):
             NotFittedError: `calibrate` was not called.
         """
         self._check_calibrated()
-        scores = self.score_samples(inputs)
-        below = np.searchsorted(self.clean_scores_, scores, side="left")
+        return self.p_values_of(self.score_samples(inputs))
+
+    def p_values_of(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """`p_values` from scores (n,) that `score_samples` gave, at no further cost."""
+        self._check_calibrated()
+        below = np.searchsorted(self.clean_scores_, np.asarray(scores, dtype=np.float64), side="left")
         n = len(self.clean_scores_)
         return np.asarray((1 + n - below) / (1 + n), dtype=np.float64)
 
@@ -312,6 +316,34 @@ class Detector(Estimator, HubMixin):
             tensors[_CLEAN_SCORES] = torch.from_numpy(self.clean_scores_)
         save_file(tensors, directory / _TENSORS)
         write_json(directory / _CONFIG, config)
+
+    def _card(self) -> ModelCard:
+        lines = (inspect.getdoc(type(self)) or type(self).__name__).splitlines()
+        params = {k: v for k, v in self.get_params().items() if k not in self.not_saved}
+        summary = "Scores texts by how adversarial they look to one classifier; higher is more suspicious."
+        if hasattr(self, "source_"):
+            origin = f"fingerprint {self.source_}" if self.source_ else "origin not recorded"
+            summary += f"\n\nFitted on {self.n_features_in_} features per text of a classifier ({origin})."
+        if hasattr(self, "threshold_"):
+            summary += (
+                f"\n\nThreshold {self.threshold_:.6g}, for a false positive rate of {self.fpr_:g} on "
+                f"{len(self.clean_scores_)} clean texts."
+            )
+        return ModelCard(
+            title=f"{type(self).__name__} for one classifier",
+            method=lines[0],
+            summary=f"{summary}\n\nSettings: {params}",
+            licence="not stated",
+            seed=params.get("random_state"),
+            limits=(
+                "It serves only the classifier, layer and pooling that it was fitted on.",
+                "It can be evaded by an attacker who knows of it.",
+            ),
+            task="text-classification",
+            library="robustkit",
+            languages=(),
+            tags=("adversarial-detection",),
+        )
 
     @classmethod
     def from_pretrained(
@@ -374,8 +406,8 @@ class Detector(Estimator, HubMixin):
                 f"{directory / _CONFIG} was edited, or written by another version: {error!r}"
             ) from error
         classifier = _GIVEN.get()[0]
-        if classifier is not None and hasattr(detector, "source_"):
-            detector._check_classifier(classifier)
+        if classifier is not None:
+            detector.check_classifier(classifier)
         return detector
 
     @classmethod
@@ -397,8 +429,13 @@ class Detector(Estimator, HubMixin):
             raise ValueError(f"the {cls.__name__} in {directory} was saved without its {missing[0]}; pass it")
         return {name: given[name] for name in cls.not_saved}
 
-    def _check_classifier(self, classifier: TextClassifier) -> None:
-        if self.source_ and classifier.source != self.source_:
+    def check_classifier(self, classifier: TextClassifier) -> None:
+        """Refuse a classifier whose features this detector was not fitted on; one not fitted takes any.
+
+        Raises:
+            ValueError: Another classifier, layer, pooling or maximum length, or too few classes.
+        """
+        if getattr(self, "source_", "") and classifier.source != self.source_:
             raise ValueError(
                 f"this {type(self).__name__} was fitted on features of another classifier, layer, pooling or "
                 f"length (fingerprint {self.source_[:12]}, {classifier.name} gives {classifier.source[:12]})"

@@ -282,7 +282,10 @@ def test_behaviour_21_saved_and_loaded_scores_are_bit_equal(tmp_path: Path) -> N
     assert again.get_params() == detector.get_params()
     assert again.source_ == "model-a" and again.classes_.tolist() == [0, 1]
     names = sorted(path.name for path in (tmp_path / "d").iterdir())
-    assert names == ["config.json", "detector.safetensors", "trainkit.json"]
+    assert names == ["README.md", "config.json", "detector.safetensors", "trainkit.json"]
+    card = (tmp_path / "d" / "README.md").read_text(encoding="utf-8")
+    for part in ("Distance from the mean of clean features.", "model-a", "rate of 0.2 on 50", "'power': 1.5"):
+        assert part.replace("_", "\\_") in card
     with pytest.raises(ValueError, match="another classifier"):
         again.score_samples(features(source="model-b"))
 

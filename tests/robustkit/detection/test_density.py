@@ -407,7 +407,7 @@ def test_behaviour_21_manners(detector: Detector, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.score_samples(test), scores)
     np.testing.assert_array_equal(again.predict(test), fresh.predict(test))
     for path in (tmp_path / "d").iterdir():
-        assert path.suffix in (".json", ".safetensors") and b"pickle" not in path.read_bytes()
+        assert path.suffix in (".json", ".md", ".safetensors") and b"pickle" not in path.read_bytes()
     with pytest.raises(ValueError, match="another classifier"):
         again.score_samples(two_classes(100, source="model-b")[0])
     with pytest.raises(ValueError, match="has 7 features per text"):
