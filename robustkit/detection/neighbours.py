@@ -81,14 +81,12 @@ class _NeighbourDetector(Detector):
     def _fit(self, clean: Features, labels: NDArray[np.int64], adversarial: Features | None) -> None:
         sample = sample_rows(len(clean), self.max_samples, self.random_state)
         self._labels = torch.from_numpy(labels[sample])
-        groups = (
-            [len(self._labels)] if self.condition == "all" else self._labels.unique(return_counts=True)[1]
-        )
-        if min(groups) < self.k:
-            which = "there are only" if self.condition == "all" else "a class has only"
-            raise ValueError(
-                f"k is {self.k}, but {which} {int(min(groups))} texts; give more, or a smaller k"
-            )
+        fewest = len(sample)
+        if self.condition == "predicted":
+            fewest = int(self._labels.unique(return_counts=True)[1].min())
+        if fewest < self.k:
+            where = "in all" if self.condition == "all" else "in the smallest class"
+            raise ValueError(f"k is {self.k}, but there are {fewest} texts {where}; take a smaller k")
         self._reference = self._rows(clean.values[sample])
 
     def _score(self, inputs: Features) -> NDArray[np.float64]:

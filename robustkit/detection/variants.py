@@ -57,8 +57,8 @@ def variant_logits(
 ) -> Iterator[NDArray[np.float64]]:
     """Logits of altered copies of many texts, in full batches.
 
-    Copies of many texts are collected, equal ones are asked for once, and the classifier sorts them by length;
-    memory is bounded by some thousand copies and those of one text.
+    Copies of many texts are collected, equal ones are asked for once, and the classifier sorts them by
+    length; memory is bounded by some thousand copies and those of one text.
 
     Args:
         classifier: The classifier.
@@ -104,7 +104,7 @@ def mask_word(classifier: TextClassifier, mask: str | None) -> str:
     found = mask or classifier.tokenizer.mask_token or classifier.tokenizer.unk_token
     if not found:
         raise ValueError(
-            f"the tokenizer of {classifier.name} has no mask token; pass mask=, such as '[MASK]'"
+            f"the tokenizer of {classifier.name} has no mask token; pass mask=, such as '***'"
         )
     return str(found)
 
