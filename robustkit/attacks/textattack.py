@@ -24,9 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from robustkit.attacks.logs import AttackLog, AttackRecord, RunLog
 from trainkit.hub import fingerprint
@@ -272,37 +270,14 @@ def _wrapper_class() -> type:
 
         def get_grad(self, text_input: str | tuple[str, str]) -> dict[str, Any]:
             """Token ids (1, tokens) and the loss of the predicted class by token embeddings (tokens, d)."""
-            model = self.model
-            encoded = self._encode([text_input], return_tensors="pt").to(model.device)
-            embeddings: list[torch.Tensor] = []
-
-            def capture(_: object, __: object, output: torch.Tensor) -> torch.Tensor:
-                embeddings.append(output.detach().requires_grad_())
-                return embeddings[-1]
-
-            training = model.training
-            hook = model.get_input_embeddings().register_forward_hook(capture)
-            try:
-                with torch.enable_grad():
-                    logits = model.eval()(**encoded).logits.float()
-                    loss = torch.nn.functional.cross_entropy(logits, logits.argmax(dim=1))
-                    (gradient,) = torch.autograd.grad(loss, embeddings[:1])
-            finally:
-                hook.remove()
-                model.train(training)
-            values: NDArray[np.float32] = gradient[0].float().cpu().numpy()
-            return {"ids": encoded["input_ids"], "gradient": values}
+            label = int(self.classifier.predict([text_input])[0])
+            tokens, _, gradient = self.classifier.token_gradients([text_input], [label])[0]
+            ids = self.tokenizer.convert_tokens_to_ids(list(tokens))
+            return {"ids": torch.tensor([ids]), "gradient": gradient}
 
         def _tokenize(self, inputs: Sequence[str | tuple[str, str]]) -> list[list[str]]:
-            return [self.tokenizer.convert_ids_to_tokens(ids) for ids in self._encode(inputs)["input_ids"]]
-
-        def _encode(self, texts: Sequence[str | tuple[str, str]], return_tensors: str | None = None) -> Any:
-            return self.tokenizer(
-                list(texts),
-                truncation=True,
-                max_length=self.classifier.max_length,
-                return_tensors=return_tensors,
-            )
+            encoded = self.tokenizer(list(inputs), truncation=True, max_length=self.classifier.max_length)
+            return [self.tokenizer.convert_ids_to_tokens(ids) for ids in encoded["input_ids"]]
 
     return ClassifierWrapper
 

@@ -37,7 +37,7 @@ HEADER = (
 )
 ROW = '"a [[b]]","a [[c]]",0.1,0.9,0.0,1.0,0.0,5.0,"Successful"'
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=60).filter(lambda t: "<SPLIT>" not in t)
+texts = st.text(st.characters(codec="utf-8"), max_size=60).filter(lambda t: "<SPLIT>" not in t)
 records = st.builds(
     AttackRecord,
     original_text=texts,

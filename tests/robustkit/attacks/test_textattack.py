@@ -116,12 +116,15 @@ def test_what_needs_flair_says_that_it_is_missing(textattack: ModuleType) -> Non
 
 
 @needs_textattack
+@pytest.mark.filterwarnings("ignore:1 of .* texts have more than 64 tokens")
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_the_wrapper_answers_as_textattacks_own_does(family: str, textattack: ModuleType) -> None:
     model, tokenizer = tiny_classifier(family)
     ours = as_model_wrapper(TextClassifier(model, tokenizer))
     theirs = textattack.models.wrappers.HuggingFaceModelWrapper(model, tokenizer)
-    texts = [*TEXTS, "film", "", " ".join(TEXTS)]
+    texts = [*TEXTS, "film", " ".join(TEXTS)]
+    if family == "bert":
+        texts.append("")  # GPT-2 reads the last token, which an empty text does not have
     torch.testing.assert_close(ours(texts), theirs(texts), atol=1e-5, rtol=0)
     pairs = list(zip(TEXTS[:3], TEXTS[2:5], strict=True))
     torch.testing.assert_close(ours(pairs), theirs(pairs), atol=1e-5, rtol=0)
@@ -257,7 +260,9 @@ def test_an_interrupted_run_goes_on_without_loss(
 def test_columns_are_marked_as_textattack_marks_them(
     textattack: ModuleType, classifier: TextClassifier
 ) -> None:
-    rows = [{"text": {"first": TEXTS[i], "second": TEXTS[i + 1]}, "label": LABELS[i]} for i in range(0, 4, 2)]
+    rows: list[dict[str, Any]] = [
+        {"text": {"first": TEXTS[i], "second": TEXTS[i + 1]}, "label": LABELS[i]} for i in range(0, 4, 2)
+    ]
     attack = synonym_attack(as_model_wrapper(classifier))
     found = run_attack(attack, classifier, rows)
     assert any(record.result_type == "Successful" for record in found)
