@@ -1,6 +1,49 @@
-"""Robustness of classifiers: nothing can be imported from this package yet.
+"""A classifier goes in; attacks, detectors and a report on how robust it is come out.
 
-See the change log for what each release adds.
+Nothing heavy is imported here: a name is looked up in its room when it is first used.
 """
 
-__all__: list[str] = []
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustkit.attacks import AttackLog as AttackLog
+    from robustkit.attacks import AttackRecord as AttackRecord
+    from robustkit.classifiers import Features as Features
+    from robustkit.classifiers import ImageClassifier as ImageClassifier
+    from robustkit.classifiers import TextClassifier as TextClassifier
+    from robustkit.detection import Detector as Detector
+    from robustkit.detection import detection_report as detection_report
+    from robustkit.detection import make_scenario as make_scenario
+
+_HOME = {
+    "AttackLog": "attacks",
+    "AttackRecord": "attacks",
+    "Detector": "detection",
+    "Features": "classifiers",
+    "ImageClassifier": "classifiers",
+    "TextClassifier": "classifiers",
+    "detection_report": "detection",
+    "make_scenario": "detection",
+}
+
+__all__ = [
+    "AttackLog",
+    "AttackRecord",
+    "Detector",
+    "Features",
+    "ImageClassifier",
+    "TextClassifier",
+    "detection_report",
+    "make_scenario",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,10 +1,11 @@
-"""Results of a classifier, kept in memory or on disk, one float32 vector for each text.
+"""Results of a classifier, kept in memory or on disk, one float32 vector for each text; digests of weights.
 
 Keys are 32 bytes (a SHA-256 over everything that the result depends on), so one cache may serve many models.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
-__all__ = ["DiskCache", "MemoryCache", "ResultCache", "open_cache"]
+from trainkit.hub import fingerprint
+
+__all__ = ["DiskCache", "MemoryCache", "ResultCache", "WeightsDigest", "open_cache"]
 
 Row: TypeAlias = NDArray[np.float32]
 
@@ -69,7 +74,7 @@ class MemoryCache:
 
 
 class DiskCache:
-    """Vectors in a SQLite file; several processes may use it at once, and a crash loses no more than one `put`.
+    """Vectors in a SQLite file; several processes may use it at once, and a crash loses one `put` at most.
 
     The file only grows: delete the folder to free its space. 25,000 texts of a model with 768 dimensions take
     about 100 MB. SQLite's locks need a local disk, not a network drive.
@@ -137,3 +142,36 @@ def open_cache(cache: int | str | Path | None) -> ResultCache | None:
     if isinstance(cache, str | Path):
         return DiskCache(cache)
     raise TypeError(f"cache is {cache!r}; expected the number of texts to remember, a folder, or None")
+
+
+class WeightsDigest:
+    """SHA-256 over a model's parameters and buffers, taken anew after they were changed in place.
+
+    Args:
+        model: The model.
+
+    Example:
+        >>> digest = WeightsDigest(model)
+        >>> digest()  # a second for half a gigabyte, later calls nothing
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._known: tuple[object, str] | None = None
+
+    def __call__(self) -> str:
+        """The digest: 64 hexadecimal digits."""
+        tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        # Optimizers and load_state_dict count versions up; a conversion to another dtype gives other memory.
+        state = [(name, tensor._version, tensor.dtype, tensor.data_ptr()) for name, tensor in tensors.items()]
+        if self._known is None or self._known[0] != state:
+            parts: list[str] = []
+            for name, tensor in sorted(tensors.items()):
+                flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+                parts += [
+                    name,
+                    f"{tensor.dtype} {tuple(tensor.shape)}",
+                    hashlib.sha256(flat.data).hexdigest(),
+                ]
+            self._known = (state, fingerprint(parts))
+        return self._known[1]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,7 +112,7 @@ class Features:
         """
         from safetensors.numpy import save
 
-        tensors = {"values": self.values, "predictions": self.predictions}
+        tensors: dict[str, NDArray[Any]] = {"values": self.values, "predictions": self.predictions}
         if self.logits is not None:
             tensors["logits"] = self.logits
         if self.texts is not None:

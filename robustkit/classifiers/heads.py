@@ -1,9 +1,9 @@
 """Which vector of a text a classification head reads, found by asking the model itself.
 
-Architectures disagree: BERT's head reads the first token, BART's the last ``<eos>``, XLNet's the last token of
-the batch (so that it must be padded on the left), GPT-2's the last token that is no padding. Instead of a table
-of architectures, `find_reading` differentiates the logits by the last hidden state: only what the head reads
-has a gradient.
+Architectures disagree: BERT's head reads the first token, BART's the last ``<eos>``, XLNet's the last token
+of the batch (so that it must be padded on the left), GPT-2's the last token that is no padding. Instead of a
+table of architectures, `find_reading` differentiates the logits by the last hidden state: only what the head
+reads has a gradient.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _position(model: nn.Module, batch: Mapping[str, Tensor]) -> Position | None:
     attended = mask.nonzero().flatten().tolist()
     if read == {0} and attended[0] == 0:
         return "first"
-    if read == {_last(batch["input_ids"], mask[None], model.config.pad_token_id)[0].item()}:  # type: ignore[union-attr]
+    pad: Any = model.config.pad_token_id  # type: ignore[union-attr]
+    if read == {_last(batch["input_ids"], mask[None], pad)[0].item()}:
         return "last"
     if read == set(attended):
         rows = gradient[mask]

@@ -7,9 +7,10 @@ import inspect
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustkit.classifiers.cache import open_cache
+from robustkit.classifiers.cache import WeightsDigest, open_cache
 from robustkit.classifiers.features import Features, Text
 from robustkit.classifiers.heads import (
     Pooling,
@@ -44,13 +45,15 @@ _log = logging.getLogger(__name__)
 # Padded tokens in one batch. On a processor more gains nothing; on a GPU memory is the limit, and the number
 # is halved when it does not suffice.
 _TOKENS = {"cpu": 2048, "cuda": 65_536}
-# Texts that are tokenized and sorted together: bounds the memory for tokens and sets how often a disk cache is
-# written.
+# Texts that are tokenized and sorted together: bounds the memory for tokens and sets how often a disk cache
+# is written.
 _CHUNK = 16_384
 _DEFAULT_LENGTH = 512
 # Copies of the weights in other formats, and weights that can only be read with pickle.
 _NOT_NEEDED = ("*.bin", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pkl", "*.pt", "*.pth", "onnx/*",
                "openvino/*", "coreml/*", "original/*")  # fmt: skip
+# What UTF-8, and so a tokenizer, cannot take.
+_HALF = re.compile("[\ud800-\udfff]")
 # They name the origin of a model and the library that saved it, not what it computes.
 _NOT_CONTENT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
@@ -82,23 +85,23 @@ class _Tokens:
 class TextClassifier:
     """A transformers sequence classifier with its tokenizer.
 
-    Texts are sorted by length and padded to the longest of their batch; results come in the order of the texts,
-    and texts that occur several times are computed once. The model's mode, gradients, device and the random
-    state are afterwards as they were.
+    Texts are sorted by length and padded to the longest of their batch; results come in the order of the
+    texts, and texts that occur several times are computed once. The model's mode, gradients, device and the
+    random state are afterwards as they were.
 
     Args:
         model: What ``AutoModelForSequenceClassification`` gives, with two classes or more.
         tokenizer: Its tokenizer.
-        name: What tables call it; by default the name it was loaded by, or the model's class.
+        name: What tables call it; by default the name that it was loaded by, or its class.
         layer: Index into the hidden states whose vector `extract` takes: -1 is the last, 0 the embeddings.
-        pooling: ``"auto"``: where the head reads (for BERT the first token of the last hidden state, before the
-            tanh pooler, as in Yoo et al. 2022). ``"first"``, ``"last"`` (that is no padding), ``"mean"`` over
-            tokens, ``"pooler"``: the encoder's ``pooler_output``. Or a function of hidden states ``(n, T, d)``
-            and attention mask ``(n, T)`` that gives ``(n, d)``.
+        pooling: ``"auto"``: where the head reads (for BERT the first token of the last hidden state, before
+            the tanh pooler, as in Yoo et al. 2022). ``"first"``, ``"last"`` (that is no padding), ``"mean"``
+            over tokens, ``"pooler"``: the encoder's ``pooler_output``. Or a function of hidden states
+            ``(n, T, d)`` and attention mask ``(n, T)`` that gives ``(n, d)``.
         max_length: Tokens, special ones included, after which a text is cut off (with a warning, once). By
             default the most that model and tokenizer take, 512 if neither says.
-        batch_size: Texts in one batch. ``"auto"``: as many as make 2,048 tokens with padding (65,536 on a GPU).
-            Both are halved when memory does not suffice.
+        batch_size: Texts in one batch. ``"auto"``: as many as make 2,048 tokens with padding (65,536 on a
+            GPU). Both are halved when memory does not suffice.
         device: Where to move the model; None leaves it where it is.
         dtype: ``"auto"``: bfloat16 autocast on a GPU, otherwise the model's own. Or ``"float32"`` (no
             autocast), ``"bfloat16"``, ``"float16"`` or the torch dtype.
@@ -145,10 +148,11 @@ class TextClassifier:
         if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise TypeError(f"tokenizer is a {type(tokenizer).__name__}; expected a transformers tokenizer")
         config = model.config
-        if config.num_labels < 2 or config.problem_type in ("regression", "multi_label_classification"):
+        labels = {int(i): str(label) for i, label in (config.id2label or {}).items()}
+        if len(labels) < 2 or config.problem_type in ("regression", "multi_label_classification"):
             raise ValueError(
-                f"{type(model).__name__} with {config.num_labels} labels and problem type {config.problem_type} "
-                "is no classifier of exclusive classes; load it with AutoModelForSequenceClassification"
+                f"{type(model).__name__} with {len(labels)} labels and problem type {config.problem_type} is "
+                "no classifier of exclusive classes"
             )
         if pooling not in ("auto", "first", "last", "mean", "pooler") and not callable(pooling):
             raise ValueError(
@@ -161,7 +165,7 @@ class TextClassifier:
         self.model = model
         self.tokenizer = tokenizer
         self.name = name if name is not None else config._name_or_path or type(model).__name__
-        self.labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+        self.labels = tuple(labels[i] for i in range(len(labels)))
         self.num_labels = len(self.labels)
         self.layer = layer
         self.pooling: Pooling = pooling
@@ -177,7 +181,8 @@ class TextClassifier:
         self._rows = 1 if config.pad_token_id is None else None if batch_size == "auto" else batch_size
         self._tokens = _TOKENS.get(self.device.type, _TOKENS["cuda"])
         self._reading: Reading | None = None
-        self._fingerprint: tuple[int, str] | None = None
+        self._weights = WeightsDigest(model)
+        self._splits = _described(tokenizer)
         self._warned = False
 
     @classmethod
@@ -264,15 +269,9 @@ class TextClassifier:
         Taken at the first use (a second for half a gigabyte of weights), and anew after the weights were
         changed in place, as training does.
         """
-        weights = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        # Optimizers and load_state_dict count these versions up.
-        version = sum(tensor._version for tensor in weights.values())
-        if self._fingerprint is None or self._fingerprint[0] != version:
-            digests = [f"{name} {_tensor_digest(tensor)}" for name, tensor in sorted(weights.items())]
-            config = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_CONTENT}
-            described = json.dumps(config, sort_keys=True, default=str)
-            self._fingerprint = (version, fingerprint(digests, described, _described(self.tokenizer)))
-        return self._fingerprint[1]
+        config = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_CONTENT}
+        described = json.dumps(config, sort_keys=True, default=str)
+        return fingerprint(self._weights(), described, self._splits)
 
     @property
     def source(self) -> str:
@@ -302,7 +301,7 @@ class TextClassifier:
 
     def predict(self, texts: Sequence[Text]) -> NDArray[np.int64]:
         """The class of the largest logit: int64 ``(n,)``."""
-        return self.logits(texts).argmax(axis=1)
+        return np.asarray(self.logits(texts).argmax(axis=1), dtype=np.int64)
 
     def extract(self, texts: Sequence[Text], *, progress: bool = False) -> Features:
         """Vectors, logits and predictions of texts from one forward pass each.
@@ -316,8 +315,8 @@ class TextClassifier:
 
         Raises:
             TypeError: Something that is no text.
-            ValueError: What the head reads cannot be told, there is no such layer or pooler, or the model gives
-                NaN or infinite numbers.
+            ValueError: What the head reads cannot be told, there is no such layer or pooler, or the model
+                gives NaN or infinite numbers.
         """
         items = _as_texts(texts)
         if not items:
@@ -329,6 +328,23 @@ class TextClassifier:
             texts=items,
             source=self.source,
         )
+
+    def extract_encoded(self, batch: Mapping[str, Tensor]) -> Features:
+        """Features of texts that are tokenized and padded already; nothing is cached.
+
+        Args:
+            batch: As from `encode`: ``input_ids``, ``attention_mask`` and what else the model takes, int64
+                ``(n, T)``.
+
+        Returns:
+            Features of n texts, without the texts.
+
+        Raises:
+            ValueError: See `extract`.
+        """
+        with self._undisturbed(), torch.no_grad():
+            rows = self._run(dict(batch), vectors=True)
+        return Features.of(rows[:, self.num_labels :], logits=rows[:, : self.num_labels], source=self.source)
 
     def _results(self, items: list[Text], *, vectors: bool, progress: bool = False) -> NDArray[np.float32]:
         """Logits and, where asked for or cached, vectors behind them: float32 (n, C) or (n, C + d)."""
@@ -392,13 +408,15 @@ class TextClassifier:
             arguments["use_cache"] = False
         if vectors and self.layer != -1:
             arguments["output_hidden_states"] = True
-        autocast = (
-            nullcontext() if self._autocast is None else torch.autocast(self.device.type, self._autocast)
-        )
-        with autocast, watched_encoder(self.model) if vectors else nullcontext([]) as outputs:
-            parts = [self.model(**arguments).logits]
-            if vectors:
-                parts.append(self._vector(outputs[-1], batch))
+        with ExitStack() as stack:
+            if self._autocast is not None:
+                stack.enter_context(torch.autocast(self.device.type, self._autocast))
+            if not vectors:
+                parts = [self.model(**arguments).logits]
+            else:
+                outputs = stack.enter_context(watched_encoder(self.model))
+                logits = self.model(**arguments).logits
+                parts = [logits, self._vector(outputs[-1], batch)]
         return torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
 
     def _vector(self, output: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -418,8 +436,8 @@ class TextClassifier:
         position: Position | None = self._read().position if self.pooling == "auto" else self.pooling
         if position is None:
             raise ValueError(
-                f"which vector the head of {type(self.model).__name__} reads cannot be told: it is neither one "
-                "token nor the mean of all; say pooling='first', 'last', 'mean', 'pooler' or give a function"
+                f"which vector the head of {type(self.model).__name__} reads cannot be told: it is neither "
+                "the first token nor the last nor the mean; say pooling=... or give a function"
             )
         return pool(
             state, position, batch["attention_mask"], batch["input_ids"], self.model.config.pad_token_id
@@ -536,8 +554,8 @@ class TextClassifier:
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
 
     def _in_batches(self, tokens: Sequence[_Tokens], run: Callable[[list[int]], None]) -> None:
-        """Call ``run`` with the rows of each batch, longest texts first; smaller batches if memory runs out."""
-        # BART's and T5's heads refuse a batch whose texts differ in how many <eos> they hold (a pair has more).
+        """Call ``run`` with the rows of each batch, longest first; with smaller ones if memory runs out."""
+        # BART's and T5's heads refuse a batch of texts with different numbers of <eos>; pairs have more.
         eos = self.model.config.eos_token_id if self.model.config.is_encoder_decoder else None
         ends = [0 if eos is None else int((one.ids == eos).sum()) for one in tokens]
         order = sorted(range(len(tokens)), key=lambda i: (ends[i], -len(tokens[i].ids)))
@@ -579,7 +597,7 @@ class TextClassifier:
             return self._batch(self._tokenize(items), self._read().padding_side)
 
     def embeddings(self, input_ids: Tensor) -> Tensor:
-        """Input embeddings ``(n, T, d)`` of token ids ``(n, T)``, without positions and types; no gradient."""
+        """Input embeddings ``(n, T, d)`` of token ids ``(n, T)``, without positions and types, detached."""
         with torch.no_grad():
             embedded: Tensor = self._embedding()(input_ids)
         return embedded
@@ -594,8 +612,8 @@ class TextClassifier:
     ) -> Tensor:
         """Logits of texts whose input embeddings are given; differentiable by them.
 
-        The ids still say where special tokens and padding are, so that positions, types and the head are right
-        for every architecture. The model runs in evaluation mode, without autocast.
+        The ids still say where special tokens and padding are, so that positions, types and the head are
+        right for every architecture. The model runs in evaluation mode, without autocast.
 
         Args:
             embeddings: ``(n, T, d)``, as `embeddings` gives them, changed at will.
@@ -715,16 +733,15 @@ def _as_texts(texts: Sequence[Text]) -> list[Text]:
         return [texts]
     items: list[Text] = []
     for i, text in enumerate(texts):
-        item = tuple(text) if isinstance(text, list | tuple) else text
-        parts = item if isinstance(item, tuple) else (item,)
-        if len(parts) > 2 or not parts or not all(isinstance(part, str) for part in parts):
-            raise TypeError(f"texts[{i}] is {text!r:.100}; expected a str or a pair of str")
-        if len(parts) == 1 and isinstance(item, tuple):
-            raise TypeError(f"texts[{i}] is {text!r:.100}; expected a str or a pair of str")
-        if any("\ud800" <= character <= "\udfff" for part in parts for character in part):
-            raise ValueError(
-                f"texts[{i}] holds half of a surrogate pair, which is no character: {text!r:.100}"
-            )
+        match text:
+            case str():
+                item: Text = text
+            case [str() as one, str() as other]:
+                item = (one, other)
+            case _:
+                raise TypeError(f"texts[{i}] is {text!r:.100}; expected a str or a pair of str")
+        if _HALF.search("".join(item)):
+            raise ValueError(f"texts[{i}] holds half of a surrogate pair, no character: {text!r:.100}")
         items.append(item)
     return items
 
@@ -736,7 +753,7 @@ def _max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, want
     for name, module in model.named_modules():
         # RoBERTa and its relatives count positions from the one after the padding token's id.
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            positions = module.num_embeddings - module.padding_idx - 1  # type: ignore[union-attr,operator]
+            positions = module.num_embeddings - module.padding_idx - 1
     if isinstance(positions, int) and positions > 0:
         limits.append(positions)
     limit = int(min(limits))
@@ -767,11 +784,6 @@ def _name(pooling: Pooling) -> str:
     if isinstance(pooling, str):
         return pooling
     return f"{getattr(pooling, '__module__', '')}.{getattr(pooling, '__qualname__', repr(pooling))}"
-
-
-def _tensor_digest(tensor: Tensor) -> str:
-    array = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(array).hexdigest()}"
 
 
 def _described(tokenizer: PreTrainedTokenizerBase) -> str:
