@@ -237,11 +237,13 @@ class Detector(Estimator, HubMixin):
             NotFittedError: `fit` was not called.
             ValueError: ``fpr`` is not between 0 and 1, or there are fewer than 1 / fpr - 1 texts.
         """
-        scores = np.sort(self.score_samples(clean))
+        return self._calibrate(clean, self.score_samples(clean), fpr)
+
+    def _calibrate(self, clean: Features, scores: NDArray[np.float64], fpr: float) -> float:
         threshold = threshold_from_clean(scores, fpr)
         if not hasattr(self, "source_"):
             self.source_, self.n_features_in_ = clean.source, clean.values.shape[1]
-        self.clean_scores_, self.fpr_, self.threshold_ = scores, float(fpr), threshold
+        self.clean_scores_, self.fpr_, self.threshold_ = np.sort(scores), float(fpr), threshold
         return self.threshold_
 
     def p_values(self, inputs: Features) -> NDArray[np.float64]:
@@ -424,10 +426,12 @@ class Detector(Estimator, HubMixin):
     def _parts(cls, directory: Path) -> dict[str, object]:
         classifier, parts = _GIVEN.get()
         given = {**parts, **({} if classifier is None else {"classifier": classifier})}
-        missing = [name for name in cls.not_saved if name not in given]
+        arguments = inspect.signature(cls).parameters
+        needed = [name for name in cls.not_saved if arguments[name].default is inspect.Parameter.empty]
+        missing = [name for name in needed if name not in given]
         if missing:
             raise ValueError(f"the {cls.__name__} in {directory} was saved without its {missing[0]}; pass it")
-        return {name: given[name] for name in cls.not_saved}
+        return {name: given[name] for name in cls.not_saved if name in given}
 
     def check_classifier(self, classifier: TextClassifier) -> None:
         """Refuse a classifier whose features this detector was not fitted on; one not fitted takes any.

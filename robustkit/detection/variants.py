@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,16 +103,14 @@ def mask_word(classifier: TextClassifier, mask: str | None) -> str:
     """
     found = mask or classifier.tokenizer.mask_token or classifier.tokenizer.unk_token
     if not found:
-        raise ValueError(
-            f"the tokenizer of {classifier.name} has no mask token; pass mask=, such as '***'"
-        )
+        raise ValueError(f"the tokenizer of {classifier.name} has no mask token; pass mask=, such as '***'")
     return str(found)
 
 
 class ClassifierDetector(Detector):
     """A detector that asks the classifier again; ``classifier`` is its first argument and is not saved."""
 
-    not_saved = ("classifier",)
+    not_saved: ClassVar[tuple[str, ...]] = ("classifier",)
 
     classifier: TextClassifier
 
