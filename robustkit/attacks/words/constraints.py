@@ -93,7 +93,7 @@ def modifiable_indices(
         Indices in the order in which TextAttack tries them. It takes them from a Python set, which is not
         always in ascending order; ties between words are broken by it.
     """
-    chosen = frozenset(range(len(text.words)) if indices is None else iter(indices))
+    chosen = set(range(len(text.words)) if indices is None else indices)
     for constraint in constraints:
         chosen = chosen & constraint.allowed(text, transformation)
     return list(chosen)
