@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .chatbot import LMReranker, Reranker, RetrievalChatbot, RetrievalConfig
     from .data import ScoredContext, group_by_context, response_set
+    from .distillation import Distilled, distil
+    from .evaluation import evaluate_hits
     from .loss import G2RLoss, g2r_loss, teacher_distribution
     from .scoring import ScoreConfig, TeacherScore, read_scored, score, score_responses
     from .training import G2RConfig, G2RMethod
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AugmentConfig",
+    "Distilled",
     "Filters",
     "G2RConfig",
     "G2RLoss",
@@ -25,6 +28,8 @@ __all__ = [
     "ScoredContext",
     "TeacherScore",
     "augment",
+    "distil",
+    "evaluate_hits",
     "g2r_loss",
     "group_by_context",
     "read_scored",
@@ -36,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "AugmentConfig": "writing",
+    "Distilled": "distillation",
     "Filters": "writing",
     "G2RConfig": "training",
     "G2RLoss": "loss",
@@ -48,6 +54,8 @@ _HOMES = {
     "ScoredContext": "data",
     "TeacherScore": "scoring",
     "augment": "writing",
+    "distil": "distillation",
+    "evaluate_hits": "evaluation",
     "g2r_loss": "loss",
     "group_by_context": "data",
     "read_scored": "scoring",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainkit.objectives import Loss, StepContext
 
 from .data import ScoredContext
+from .evaluation import context_text
 from .loss import G2RLoss, g2r_loss
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def draw_batch(
             positive[i, column] = True
             scores[i, column] = example.scores[j]
     return G2RBatch(
-        tuple("\n".join(example.context[-config.max_turns :]) for example in examples),
+        tuple(context_text(example.context, config.max_turns) for example in examples),
         tuple(columns),
         positive,
         torch.arange(len(columns)) >= candidates,

@@ -142,6 +142,7 @@ except FileNotFoundError as error:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_shards(augmented: Path, tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(TWO)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
