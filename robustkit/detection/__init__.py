@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robustkit.detection.density import MahalanobisDetector as MahalanobisDetector
     from robustkit.detection.density import MLEDetector as MLEDetector
     from robustkit.detection.density import RDEDetector as RDEDetector
+    from robustkit.detection.guarded import guard as guard
     from robustkit.detection.kernel_pca import KernelPCA as KernelPCA
     from robustkit.detection.metrics import DetectionReport as DetectionReport
     from robustkit.detection.metrics import RocCurve as RocCurve
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from robustkit.detection.scenarios import make_scenario as make_scenario
     from robustkit.detection.scenarios import split_log as split_log
     from robustkit.detection.softmax import MSPDetector as MSPDetector
+    from robustkit.detection.text_detector import DetectionResult as DetectionResult
+    from robustkit.detection.text_detector import TextDetector as TextDetector
 
 _HOME = {
     "DetectionReport": "metrics",
+    "DetectionResult": "text_detector",
     "DetectionSet": "scenarios",
     "Detector": "base",
     "KNNDetector": "neighbours",
@@ -38,7 +42,9 @@ _HOME = {
     "MinCovDet": "covariance",
     "RDEDetector": "density",
     "RocCurve": "metrics",
+    "TextDetector": "text_detector",
     "detection_report": "metrics",
+    "guard": "guarded",
     "make_scenario": "scenarios",
     "roc_curve": "metrics",
     "split_log": "scenarios",
@@ -47,6 +53,7 @@ _HOME = {
 
 __all__ = [
     "DetectionReport",
+    "DetectionResult",
     "DetectionSet",
     "Detector",
     "KNNDetector",
@@ -58,7 +65,9 @@ __all__ = [
     "MinCovDet",
     "RDEDetector",
     "RocCurve",
+    "TextDetector",
     "detection_report",
+    "guard",
     "make_scenario",
     "roc_curve",
     "split_log",
