@@ -97,6 +97,9 @@ def find_reading(
         model: A transformers sequence classifier in evaluation mode.
         batch: One text of at least three tokens, without padding.
         padded: The same text, padded on a side.
+
+    Raises:
+        ValueError: The logits are NaN or infinite, or the model has no encoder.
     """
     found = _position(model, batch)
     if found == _position(model, padded("right")):
@@ -117,6 +120,10 @@ def _position(model: nn.Module, batch: Mapping[str, Tensor]) -> Position | None:
     try:
         with torch.enable_grad(), watched_encoder(model) as outputs:
             logits = model(**batch).logits
+            if not logits.isfinite().all():
+                raise ValueError(
+                    f"{type(model).__name__} gives NaN or infinite numbers; its weights are broken"
+                )
             state = hidden_state(outputs[-1], -1)
             weights = torch.arange(1, logits.shape[-1] + 1, device=logits.device, dtype=logits.dtype)
             (gradient,) = torch.autograd.grad((logits * weights).sum(), state, allow_unused=True)

@@ -152,7 +152,7 @@ class ImageClassifier(nn.Module):
         """
         if pixels.ndim != 4 or not pixels.is_floating_point():
             raise ValueError(
-                f"pixels is {pixels.dtype} {tuple(pixels.shape)}; expected floats (n, channels, rows, columns)"
+                f"pixels is {pixels.dtype} {tuple(pixels.shape)}; expected floats (n, channels, y, x)"
             )
         output = self.model((pixels - self.mean.to(pixels.dtype)) / self.std.to(pixels.dtype))
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
@@ -198,7 +198,8 @@ class ImageClassifier(nn.Module):
             Features with values ``(n, d)``, the head's input flattened.
 
         Raises:
-            ValueError: Pixels outside [0, 1], or none; or no linear layer gives the logits, and none was named.
+            ValueError: Pixels outside [0, 1], or none; or no linear layer gives the logits and no head was
+                named.
         """
         logits, values = [], []
         with self._judging():

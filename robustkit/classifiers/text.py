@@ -10,8 +10,9 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -172,17 +173,15 @@ class TextClassifier:
         self.max_length = _max_length(model, tokenizer, max_length)
         if device is not None:
             model.to(device)  # type: ignore[arg-type]  # its wrapper is annotated without the device
-        self._autocast = _autocast_dtype(dtype, self.device, model.dtype)
+        self._dtype = _as_dtype(dtype)
         self._cache = open_cache(cache)
         if callable(pooling) and self._cache is not None and not isinstance(cache, int):
             raise ValueError("a cache on disk cannot tell one pooling function from another; use cache=<int>")
         self._pad = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
-        # Heads that look for the last token refuse to tell it from padding without a padding token.
-        self._rows = 1 if config.pad_token_id is None else None if batch_size == "auto" else batch_size
-        self._tokens = _TOKENS.get(self.device.type, _TOKENS["cuda"])
+        self._rows = None if batch_size == "auto" else batch_size
+        self._tokens: int | None = None
         self._reading: Reading | None = None
         self._weights = WeightsDigest(model)
-        self._splits = _described(tokenizer)
         self._warned = False
 
     @classmethod
@@ -271,7 +270,11 @@ class TextClassifier:
         """
         config = {k: v for k, v in self.model.config.to_dict().items() if k not in _NOT_CONTENT}
         described = json.dumps(config, sort_keys=True, default=str)
-        return fingerprint(self._weights(), described, self._splits)
+        return fingerprint(self._weights(), described, self._splitting)
+
+    @cached_property
+    def _splitting(self) -> str:
+        return fingerprint(_described(self.tokenizer))
 
     @property
     def source(self) -> str:
@@ -374,7 +377,7 @@ class TextClassifier:
         return np.concatenate(parts)[[place[item] for item in items]]
 
     def _cache_key(self) -> Callable[[Text], bytes]:
-        prefix = f"{self.source} {self.model.dtype} {self._autocast} ".encode()
+        prefix = f"{self.source} {self.model.dtype} {self._autocast()} ".encode()
         # JSON tells a text from a pair, and two pairs apart.
         return lambda item: hashlib.sha256(prefix + json.dumps(item).encode()).digest()
 
@@ -398,9 +401,17 @@ class TextClassifier:
             results[rows] = found
             bar.advance(len(rows))
 
-        self._in_batches(tokens, run)
+        kind = self._autocast()
+        # Around all batches: autocast converts the weights once for each time it is entered.
+        with nullcontext() if kind is None else torch.autocast(self.device.type, kind):
+            self._in_batches(tokens, run)
         assert results is not None
         return results
+
+    def _autocast(self) -> torch.dtype | None:
+        if self._dtype is not None:
+            return None if self._dtype == torch.float32 else self._dtype
+        return torch.bfloat16 if self.device.type == "cuda" and self.model.dtype == torch.float32 else None
 
     def _run(self, batch: dict[str, Tensor], vectors: bool) -> NDArray[np.float32]:
         arguments: dict[str, Any] = dict(batch)
@@ -408,15 +419,12 @@ class TextClassifier:
             arguments["use_cache"] = False
         if vectors and self.layer != -1:
             arguments["output_hidden_states"] = True
-        with ExitStack() as stack:
-            if self._autocast is not None:
-                stack.enter_context(torch.autocast(self.device.type, self._autocast))
-            if not vectors:
-                parts = [self.model(**arguments).logits]
-            else:
-                outputs = stack.enter_context(watched_encoder(self.model))
+        if vectors:
+            with watched_encoder(self.model) as outputs:
                 logits = self.model(**arguments).logits
-                parts = [logits, self._vector(outputs[-1], batch)]
+            parts = [logits, self._vector(outputs[-1], batch)]
+        else:
+            parts = [self.model(**arguments).logits]
         return torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
 
     def _vector(self, output: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -447,13 +455,9 @@ class TextClassifier:
         """What the head reads; must be called in evaluation mode."""
         if self._reading is None:
             tokens = self._tokenize(["one two three"])
-            row = self._rows == 1
 
             def padded(side: Literal["left", "right"]) -> dict[str, Tensor]:
-                # Without a padding token there is never padding.
-                return self._batch(
-                    tokens, side, extra=0 if row and self.model.config.pad_token_id is None else 2
-                )
+                return self._batch(tokens, side, extra=0 if self._pad is None else 2)
 
             self._reading = find_reading(self.model, self._batch(tokens, "right"), padded)
         return self._reading
@@ -464,7 +468,8 @@ class TextClassifier:
     def _undisturbed(self) -> Iterator[None]:
         """Run the model in evaluation mode; mode and random state are restored."""
         training = [module for module in self.model.modules() if module.training]
-        with preserved_rng():
+        # What is made in inference mode cannot be differentiated, and some models keep tensors.
+        with preserved_rng(), torch.inference_mode(False):
             try:
                 if training:
                     self.model.eval()
@@ -556,13 +561,17 @@ class TextClassifier:
     def _in_batches(self, tokens: Sequence[_Tokens], run: Callable[[list[int]], None]) -> None:
         """Call ``run`` with the rows of each batch, longest first; with smaller ones if memory runs out."""
         # BART's and T5's heads refuse a batch of texts with different numbers of <eos>; pairs have more.
-        eos = self.model.config.eos_token_id if self.model.config.is_encoder_decoder else None
+        config = self.model.config
+        eos = config.eos_token_id if config.is_encoder_decoder else None
         ends = [0 if eos is None else int((one.ids == eos).sum()) for one in tokens]
         order = sorted(range(len(tokens)), key=lambda i: (ends[i], -len(tokens[i].ids)))
+        # Without a padding token in its configuration a head cannot tell the last token from padding.
+        alone = self._pad is None or (config.pad_token_id is None and self._read().position == "last")
         start = 0
         while start < len(order):
             longest = len(tokens[order[start]].ids)
-            size = max(1, self._tokens // longest) if self._rows is None else self._rows
+            budget = self._tokens or _TOKENS.get(self.device.type, _TOKENS["cuda"])
+            size = 1 if alone else max(1, budget // longest) if self._rows is None else self._rows
             rows = [i for i in order[start : start + size] if ends[i] == ends[order[start]]]
             try:
                 run(rows)
@@ -761,23 +770,22 @@ def _max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, want
     limit = _DEFAULT_LENGTH if limit > 10**9 else limit
     if wanted is None:
         return limit
-    if not isinstance(wanted, int) or wanted < 1:
-        raise ValueError(f"max_length is {wanted!r}; expected a number of tokens")
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    if not isinstance(wanted, int) or wanted <= special:
+        raise ValueError(f"max_length is {wanted!r}; expected more tokens than the {special} special ones")
     if isinstance(positions, int) and 0 < positions < wanted:
         raise ValueError(f"max_length is {wanted}; {type(model).__name__} has {positions} positions")
     return wanted
 
 
-def _autocast_dtype(dtype: str | torch.dtype, device: torch.device, own: torch.dtype) -> torch.dtype | None:
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" and own == torch.float32 else None
+def _as_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     kinds = {
         str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.bfloat16, torch.float16)
     }
     kind = kinds.get(str(dtype).removeprefix("torch."))
-    if kind is None:
+    if kind is None and dtype != "auto":
         raise ValueError(f"dtype is {dtype!r}; expected auto, float32, bfloat16 or float16")
-    return None if kind == torch.float32 else kind
+    return kind
 
 
 def _name(pooling: Pooling) -> str:
