@@ -74,9 +74,10 @@ class _Gaussians:
         return (distances + constant) / 2
 
     def mixture(self, rows: torch.Tensor, score: Score) -> torch.Tensor:
-        """Negative log-density (n,) of the mixture of all classes; doubled and without determinants for
-        ``"mahalanobis"``, so that one class gives the squared distance.
-        """  # noqa: D205 - one sentence
+        """Negative log-density (n,) of the mixture of all classes.
+
+        For ``"mahalanobis"`` it is doubled and without determinants: one class gives the squared distance.
+        """
         unit = 2 if score == "mahalanobis" else 1
         parts = [share.log() - self.scores(rows, i, score) / unit for i, share in enumerate(self.shares)]
         return -unit * torch.stack(parts).logsumexp(dim=0)
@@ -173,7 +174,7 @@ class RDEDetector(_GaussianDetector):
     some ten microseconds a text.
 
     Args:
-        n_components: Number P of kernel PCA components.
+        n_components: Number P of kernel PCA components; None takes all that vary.
         kernel: See :class:`KernelPCA`.
         gamma: See :class:`KernelPCA`; None is 1 / d as in the authors' code.
         solver: See :class:`KernelPCA`; ``"exact"`` with ``algorithm="fast"`` is closest to the authors' code.
@@ -205,7 +206,7 @@ class RDEDetector(_GaussianDetector):
 
     def __init__(
         self,
-        n_components: int = 100,
+        n_components: int | None = 100,
         kernel: Kernel = "rbf",
         gamma: float | Literal["scale", "median"] | None = None,
         solver: Solver = "auto",

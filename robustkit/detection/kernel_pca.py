@@ -59,8 +59,8 @@ class KernelPCA(Estimator):
     | ``nystrom`` | projection on m random rows | n m d + m^3 | score rank correlation above .999 |
     | ``rff`` | m random Fourier features (``rbf`` only) | n m (d + m) + m^3 | rough |
 
-    Memory of ``exact`` and ``randomized`` is n^2 numbers, of the others m^2, and at most 4 P (``nystrom``),
-    d or m numbers for each of the ``max_samples`` rows.
+    Memory of ``exact`` and ``randomized`` is n^2 numbers; of ``nystrom`` m^2, and 4 P for each row; of the
+    others d^2 or m^2, and P for each row.
 
     Args:
         n_components: Number P of components; None takes all that vary.
@@ -307,7 +307,7 @@ class KernelPCA(Estimator):
 
     def _dense(self, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n = len(matrix)
-        if matrix.is_cuda or self.n_components is None or self.n_components > n // 3:
+        if matrix.device.type != "cpu" or self.n_components is None or self.n_components > n // 3:
             values, vectors = torch.linalg.eigh(matrix)
             return values, vectors
         # LAPACK can leave out most eigenvectors; torch does not offer it.
@@ -353,16 +353,21 @@ class KernelPCA(Estimator):
         for part in self._chunks(rows):
             values = self._map(part).sub_(origin)
             mean += values.sum(dim=0)
-            features = values if project is None else values @ project
-            kept.append(features)
-            features = features.double()
+            if project is not None:
+                values = values @ project
+                kept.append(values)
+            features = values.double()
             total += features.sum(dim=0)
             square += features.T @ features
         self._mean = (mean / n + origin[0]).to(self._dtype)
         found, vectors = torch.linalg.eigh(square - torch.outer(total, total) / n)
         found, dual = self._leading(found, vectors, n)
-        coordinates = (torch.cat(kept) - (total / n).to(self._dtype)) @ dual.to(self._dtype)
-        return found, dual if project is None else project.double() @ dual, coordinates
+        multipliers = dual.to(self._dtype)
+        if project is None:
+            parts = [(self._map(part) - self._mean) @ multipliers for part in self._chunks(rows)]
+            return found, dual, torch.cat(parts)
+        coordinates = (torch.cat(kept) - (total / n).to(self._dtype)) @ multipliers
+        return found, project.double() @ dual, coordinates
 
     def _landmark_directions(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Orthonormal directions of the landmarks' span: (m, r) multipliers of centred kernel values.
