@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from robustkit.evaluation.report import RobustnessReport as RobustnessReport
     from robustkit.evaluation.report import Section as Section
     from robustkit.evaluation.report import Table as Table
+    from robustkit.evaluation.robustness import EvaluationConfig as EvaluationConfig
+    from robustkit.evaluation.robustness import evaluate_robustness as evaluate_robustness
 
 _HOME = {
     "Estimate": "report",
+    "EvaluationConfig": "robustness",
     "ExamplePair": "report",
     "Examples": "report",
     "Figure": "report",
@@ -25,10 +28,12 @@ _HOME = {
     "Section": "report",
     "Table": "report",
     "curves_figure": "figures",
+    "evaluate_robustness": "robustness",
 }
 
 __all__ = [
     "Estimate",
+    "EvaluationConfig",
     "ExamplePair",
     "Examples",
     "Figure",
@@ -36,6 +41,7 @@ __all__ = [
     "Section",
     "Table",
     "curves_figure",
+    "evaluate_robustness",
 ]
 
 

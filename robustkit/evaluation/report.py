@@ -40,6 +40,7 @@ _JSON = "report.json"
 _TEMPLATE = "report.html.jinja"
 _ABSENT = "–"
 _MARKED = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
+_HIDDEN = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069]")
 # Stand-ins for the marks while a text is escaped; private characters of a text itself are removed first.
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -480,10 +481,15 @@ def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> l
 
 
 def _markdown_marked(text: str) -> str:
-    text = text.replace(_OPEN, "").replace(_CLOSE, "")
+    text = _visible(text.replace(_OPEN, "").replace(_CLOSE, ""))
     # White space inside bold marks would end them.
     text = _MARKED.sub(lambda found: f"{_OPEN}{found[1].strip()}{_CLOSE}", text)
     return markdown_line(text).replace(_OPEN, "**").replace(_CLOSE, "**")
+
+
+def _visible(text: str) -> str:
+    """A text that may be hostile: characters that reorder or hide what stands around them are named."""
+    return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def _marked_pieces(text: str) -> list[tuple[str, bool]]:
@@ -537,7 +543,7 @@ def _template() -> Template:
     environment.filters.update(
         clean=printable,
         shown=lambda cell: printable(_shown(cell)),
-        pieces=lambda text: _marked_pieces(printable(text)),
+        pieces=lambda text: _marked_pieces(_visible(printable(text))),
         svg=lambda figure: Markup(figure.svg),  # checked when the figure was made
         kind=lambda part: "text" if isinstance(part, str) else type(part).__name__.lower(),
         numeric=lambda table: [

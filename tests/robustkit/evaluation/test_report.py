@@ -1,0 +1,320 @@
+"""The report: what it writes, that it reads it back, and that texts stay texts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustkit.evaluation import (
+    Estimate,
+    ExamplePair,
+    Examples,
+    Figure,
+    RobustnessReport,
+    Section,
+    Table,
+    curves_figure,
+)
+
+EVIL = "<script>alert(1)</script>\"'&|`*_[x](javascript:alert(2))\n# {{ 7 * 7 }} <!-- -->"
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0"/></svg>'
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the text a reader sees, of a page."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._silent = 0
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._silent += tag in ("style", "script")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent -= tag in ("style", "script")
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._silent else data
+
+
+def full_report(word: str = EVIL) -> RobustnessReport:
+    """One of everything, with the same text wherever a text can stand."""
+    table = Table(word, (word, "n"), ((word, 1), (word, math.nan)), word)
+    curve = curves_figure(f"ROC {word}", {word: ([0, 1], [0, 1])}, x_label=word, y_label=word, note=word)
+    pair = ExamplePair(word, f"{word} [[{word}]]", word)
+    parts = (word, table, curve, Examples(word, (pair,), word))
+    return RobustnessReport(word, (Section("one", word, parts), Section("two", word, (word,))), {word: word})
+
+
+def test_all_files_are_written_and_nothing_else(tmp_path: Path) -> None:
+    table = Table("Accuracy under attack", ("a",), ((1,),))
+    report = RobustnessReport("R", (Section("attacks", "Attacks", (table, table)),))
+    report.write(tmp_path / "new" / "folder")
+    names = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
+    assert names == {
+        "report.md",
+        "report.json",
+        "report.html",
+        "attacks-accuracy-under-attack.csv",
+        "attacks-accuracy-under-attack-2.csv",
+    }
+
+
+def test_tables_of_an_earlier_report_go_other_files_stay(tmp_path: Path) -> None:
+    RobustnessReport("R", (Section("a", "A", (Table("Old", ("x",), ((1,),)),)),)).write(tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "mine.csv").write_text("kept")
+    RobustnessReport("R", (Section("a", "A", (Table("New", ("x",), ((1,),)),)),)).write(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"a-new.csv", "mine.csv"}
+    assert (tmp_path / "logs").is_dir()
+
+
+def test_a_forged_list_of_tables_removes_nothing_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "precious.csv").write_text("kept")
+    report = RobustnessReport("R")
+    report.write(tmp_path / "run")
+    forged = json.loads((tmp_path / "run" / "report.json").read_text()) | {"csv": ["../precious.csv"]}
+    (tmp_path / "run" / "report.json").write_text(json.dumps(forged))
+    with pytest.raises(ValueError, match="not a plain name"):
+        report.write(tmp_path / "run")
+    assert (tmp_path / "precious.csv").read_text() == "kept"
+
+
+def test_a_report_is_read_back_and_goes_on_growing(tmp_path: Path) -> None:
+    report = RobustnessReport(
+        "R",
+        (
+            Section(
+                "a",
+                "A",
+                (
+                    "words",
+                    Table(
+                        "T",
+                        ("x", "y"),
+                        (("a", Estimate(0.5, sd=0.1, low=0.4, high=0.6)), ("b", None)),
+                        "note",
+                    ),
+                    Figure("F", SVG, "note"),
+                    Examples("E", (ExamplePair("c", "a [[b]]", "a [[c]]"),), "note"),
+                ),
+            ),
+        ),
+        {"n": 3, "share": 0.25, "yes": True, "none": None},
+    )
+    report.write(tmp_path)
+    again = RobustnessReport.read(tmp_path)
+    assert again == report
+    more = again.with_section(Section("b", "B", ("text",)))
+    assert [section.key for section in more.sections] == ["a", "b"]
+    changed = more.with_section(Section("a", "A2", ()))
+    assert [section.title for section in changed.sections] == ["A2", "B"]
+    assert again.section("a").table("T").rows[1] == ("b", None)
+    with pytest.raises(KeyError, match="no section 'z'"):
+        again.section("z")
+    with pytest.raises(KeyError, match="no table 'z'"):
+        again.section("a").table("z")
+
+
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        RobustnessReport.read(tmp_path)
+    (tmp_path / "report.json").write_text('{"title": "x"}')
+    with pytest.raises(ValueError, match="is no report"):
+        RobustnessReport.read(tmp_path)
+
+
+def test_numbers_are_short_for_readers_and_whole_for_programs() -> None:
+    cells = (0.123456789, 12.3456, 12345.678, 1234567, math.nan, None, True, math.inf, "x")
+    shown = ("0.123", "12.3", "12\u202f346", "1\u202f234\u202f567", "–", "–", "yes", "inf", "x")
+    table = Table("T", tuple("abcdefghi"), (cells,))
+    report = RobustnessReport("R", (Section("s", "S", (table,)),))
+    row = report.to_markdown().splitlines()[-1]
+    assert row == f"| {' | '.join(shown).replace(chr(0x202F), ' ')} |"
+    for text in shown:
+        assert f">{text}<" in report.to_html()
+    values = report.to_json()["sections"][0]["parts"][0]["rows"][0]
+    assert values == [0.123456789, 12.3456, 12345.678, 1234567, None, None, True, "inf", "x"]
+    assert list(csv.reader(io.StringIO(table.to_csv())))[1] == [
+        "0.123456789", "12.3456", "12345.678", "1234567", "", "", "True", "inf", "x",
+    ]  # fmt: skip
+
+
+def test_estimates_show_their_uncertainty_and_take_columns_of_their_own() -> None:
+    rows = (
+        ("a", Estimate(0.9512, sd=0.0123, low=0.9, high=0.99)),
+        ("b", Estimate(math.nan)),
+        ("c", Estimate(210.0, sd=3.25)),
+    )
+    table = Table("T", ("name", "AUC"), rows)
+    markdown = RobustnessReport("R", (Section("s", "S", (table,)),)).to_markdown()
+    assert "0.951 ± 0.012 \\[0.900, 0.990\\]" in markdown
+    assert "210.0 ± 3.2" in markdown
+    assert "| --- | ---: |" in markdown
+    read = list(csv.reader(io.StringIO(table.to_csv())))
+    assert read[0] == ["name", "AUC", "AUC sd", "AUC low", "AUC high"]
+    assert read[1] == ["a", "0.9512", "0.0123", "0.9", "0.99"]
+    assert read[2] == ["b", "", "", "", ""]
+    assert read[3] == ["c", "210.0", "3.25", "", ""]
+
+
+def test_no_text_becomes_markup_and_every_text_is_shown() -> None:
+    page = Page(full_report().to_html())
+    assert not [tag for tag, _ in page.tags if tag in ("script", "b", "img", "iframe")]
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "{{ 7 * 7 }}" in page.text and "49" not in page.text
+    assert page.text.count("<script>alert(1)</script>") >= 15
+    plain = full_report().to_markdown()
+    assert "<script>" not in plain and "](javascript" not in plain.replace("\\]", "")
+
+
+def test_the_page_needs_no_other_file() -> None:
+    source = full_report("word").to_html()
+    page = Page(source)
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "script", "img", "iframe", "object")
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith("#")
+    assert not re.search(r"url\(\s*['\"]?(?!#)", source)
+    assert "@import" not in source
+    (policy,) = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None and policy.startswith("default-src 'none'")
+
+
+def test_light_and_dark_and_narrow_are_provided_for() -> None:
+    source = full_report("word").to_html()
+    assert "prefers-color-scheme: dark" in source
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in source
+    assert '<meta name="color-scheme" content="light dark">' in source
+
+
+def test_changed_words_are_marked() -> None:
+    pair = ExamplePair("c", "a [[fine]] film", "a [[decent one]] film [single]")
+    report = RobustnessReport("R", (Section("s", "S", (Examples("E", (pair,)),)),))
+    source = report.to_html()
+    assert "<bdi>a <mark>fine</mark> film</bdi>" in source
+    assert "<bdi>a <mark>decent one</mark> film [single]</bdi>" in source
+    assert "a **fine** film" in report.to_markdown()
+
+
+def test_characters_that_hide_or_reorder_are_named() -> None:
+    pair = ExamplePair("c", "a \u202eb", "go\u200bod")
+    source = RobustnessReport("R", (Section("s", "S", (Examples("E", (pair,)),)),)).to_html()
+    assert "a ⟨U+202E⟩b" in source and "go⟨U+200B⟩od" in source
+    assert "\u202e" not in source
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=60))
+def test_any_text_is_shown_as_it_is(text: str) -> None:
+    table = Table("T", ("x",), ((text,),))
+    pair = ExamplePair("c", text, text)
+    report = RobustnessReport("R", (Section("s", "S", (table, text, Examples("E", (pair,)))),))
+    source = report.to_html()
+    empty = RobustnessReport(
+        "R",
+        (Section("s", "S", (Table("T", ("x",), (("",),)), "", Examples("E", (ExamplePair("c", "", ""),)))),),
+    ).to_html()
+    marks = sum(tag == "mark" for tag, _ in Page(source).tags)
+    assert len(Page(source).tags) - marks == len(Page(empty).tags)
+    source.encode()
+    report.to_markdown().encode()
+    json.dumps(report.to_json(), allow_nan=False).encode()
+    table.to_csv().encode()
+
+
+# Figures.
+
+
+def test_a_picture_is_readable_in_both_schemes_and_always_the_same() -> None:
+    curves = {f"detector $x_{i}$": ([0, 0.5, 1], [0, 0.8, 1]) for i in range(10)}
+    figure = curves_figure("ROC", curves, x_label="FPR", y_label="TPR", diagonal=True, unit_square=True)
+    assert figure == curves_figure(
+        "ROC", curves, x_label="FPR", y_label="TPR", diagonal=True, unit_square=True
+    )
+    for name in (*curves, "FPR", "TPR"):
+        assert f">{name}</text>" in figure.svg  # text stays text, mathematics is not typeset
+    assert not re.search(r"(fill|stroke): ?(#000000|#ffffff|black|white)", figure.svg)
+    colours = {c for c in re.findall(r"stroke: (#[0-9a-f]{6})", figure.svg)}
+    for colour in colours:
+        assert contrast(colour, "#ffffff") >= 3 and contrast(colour, "#14171b") >= 3, colour
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours (WCAG 2)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_two_pictures_on_a_page_do_not_share_names() -> None:
+    one = curves_figure("A", {"x": ([0, 1], [0, 1])}, x_label="x", y_label="y")
+    two = curves_figure("B", {"x": ([0, 1], [0, 1])}, x_label="x", y_label="y")
+    clips = [set(re.findall(r'<clipPath id="([^"]+)"', figure.svg)) for figure in (one, two)]
+    assert clips[0] and not clips[0] & clips[1]
+
+
+def test_a_picture_without_curves_is_refused() -> None:
+    with pytest.raises(ValueError, match="no curves"):
+        curves_figure("A", {}, x_label="x", y_label="y")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<script>1</script>",
+        '<path onload="x()"/>',
+        '<image href="http://example.org/a.png"/>',
+        '<use href="other.svg#a"/>',
+        "<foreignObject/>",
+        '<path style="fill: url(http://example.org/a)"/>',
+        "<style>@import 'a.css';</style>",
+        "<path>",
+        '<a href="#x"/>',
+    ],
+)
+def test_a_picture_that_a_page_must_not_take_over_is_refused(body: str) -> None:
+    with pytest.raises(ValueError, match="svg of the figure 'F'"):
+        Figure("F", SVG.replace("<path", f"{body}<path", 1))
+
+
+@pytest.mark.parametrize("svg", ["", "<div/>", "<!DOCTYPE svg><svg/>", '<svg><!ENTITY a "b"></svg>'])
+def test_what_is_no_svg_is_refused(svg: str) -> None:
+    with pytest.raises(ValueError, match="svg of the figure 'F'"):
+        Figure("F", svg)
+
+
+def test_an_embedded_picture_is_allowed() -> None:
+    image = '<image href="data:image/png;base64,AAAA"/>'
+    assert image in Figure("F", SVG.replace("<path", f"{image}<path")).svg
+
+
+# Bad input.
+
+
+def test_misshapen_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match="row 1 of the table 'T' has 1 cells for 2 columns"):
+        Table("T", ("a", "b"), ((1, 2), (1,)))
+    with pytest.raises(ValueError, match="key of the section"):
+        Section("Two words", "S", ())
+    with pytest.raises(ValueError, match="keys of their own"):
+        RobustnessReport("R", (Section("a", "A", ()), Section("a", "B", ())))
