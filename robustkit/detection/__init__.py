@@ -7,11 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustkit.detection.addmu import ADDMUDetector as ADDMUDetector
     from robustkit.detection.base import Detector as Detector
     from robustkit.detection.covariance import MinCovDet as MinCovDet
     from robustkit.detection.density import MahalanobisDetector as MahalanobisDetector
     from robustkit.detection.density import MLEDetector as MLEDetector
     from robustkit.detection.density import RDEDetector as RDEDetector
+    from robustkit.detection.ensemble import EnsembleDetector as EnsembleDetector
+    from robustkit.detection.fgws import FGWSDetector as FGWSDetector
+    from robustkit.detection.gradients import GradMaskDetector as GradMaskDetector
+    from robustkit.detection.gradients import SharpnessDetector as SharpnessDetector
     from robustkit.detection.guarded import guard as guard
     from robustkit.detection.kernel_pca import KernelPCA as KernelPCA
     from robustkit.detection.metrics import DetectionReport as DetectionReport
@@ -21,18 +26,24 @@ if TYPE_CHECKING:
     from robustkit.detection.metrics import threshold_from_clean as threshold_from_clean
     from robustkit.detection.neighbours import KNNDetector as KNNDetector
     from robustkit.detection.neighbours import LIDDetector as LIDDetector
+    from robustkit.detection.perplexity import PerplexityDetector as PerplexityDetector
     from robustkit.detection.scenarios import DetectionSet as DetectionSet
     from robustkit.detection.scenarios import make_scenario as make_scenario
     from robustkit.detection.scenarios import split_log as split_log
     from robustkit.detection.softmax import MSPDetector as MSPDetector
     from robustkit.detection.text_detector import DetectionResult as DetectionResult
     from robustkit.detection.text_detector import TextDetector as TextDetector
+    from robustkit.detection.wdr import WDRDetector as WDRDetector
 
 _HOME = {
+    "ADDMUDetector": "addmu",
     "DetectionReport": "metrics",
     "DetectionResult": "text_detector",
     "DetectionSet": "scenarios",
     "Detector": "base",
+    "EnsembleDetector": "ensemble",
+    "FGWSDetector": "fgws",
+    "GradMaskDetector": "gradients",
     "KNNDetector": "neighbours",
     "KernelPCA": "kernel_pca",
     "LIDDetector": "neighbours",
@@ -40,9 +51,12 @@ _HOME = {
     "MSPDetector": "softmax",
     "MahalanobisDetector": "density",
     "MinCovDet": "covariance",
+    "PerplexityDetector": "perplexity",
     "RDEDetector": "density",
     "RocCurve": "metrics",
+    "SharpnessDetector": "gradients",
     "TextDetector": "text_detector",
+    "WDRDetector": "wdr",
     "detection_report": "metrics",
     "guard": "guarded",
     "make_scenario": "scenarios",
@@ -52,10 +66,14 @@ _HOME = {
 }
 
 __all__ = [
+    "ADDMUDetector",
     "DetectionReport",
     "DetectionResult",
     "DetectionSet",
     "Detector",
+    "EnsembleDetector",
+    "FGWSDetector",
+    "GradMaskDetector",
     "KNNDetector",
     "KernelPCA",
     "LIDDetector",
@@ -63,9 +81,12 @@ __all__ = [
     "MSPDetector",
     "MahalanobisDetector",
     "MinCovDet",
+    "PerplexityDetector",
     "RDEDetector",
     "RocCurve",
+    "SharpnessDetector",
     "TextDetector",
+    "WDRDetector",
     "detection_report",
     "guard",
     "make_scenario",
