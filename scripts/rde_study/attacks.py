@@ -55,9 +55,9 @@ class AttackPlan:
         seed: Of the draw of texts.
     """
 
-    test: int = 200
-    validation: int = 120
-    train: int = 200
+    test: int = 160
+    validation: int = 80
+    train: int = 120
     for_training: tuple[str, str] = ("pwws", "near")
     seed: int = 0
 

@@ -1,9 +1,7 @@
-"""Combinations of detectors, and the choice of one of them on validation texts.
+"""Weights of a combination of detectors, and the choice of one of them on validation texts.
 
-Scores of different detectors are made comparable by what they say of clean validation texts: `surprise` is
--log of the share of clean texts with at least that score, continued beyond the last clean text by an
-exponential tail. Under it a sum of surprises is Fisher's method for combining p-values, and `fitted_weights`
-weighs the terms.
+Members are given by their `robustkit.detection.ensemble.surprise`, -log p against clean validation texts: an
+unweighted sum of them is Fisher's method for combining p-values.
 """
 
 from __future__ import annotations
@@ -24,38 +22,7 @@ __all__ = [
     "fitted_weights",
     "leads",
     "out_of_fold",
-    "surprise",
 ]
-
-_TAIL = 0.1
-
-
-def surprise(clean: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
-    """-log p of scores, p by the scores of clean texts.
-
-    Up to the 90 % quantile q of the clean scores p is their share above; beyond it p falls exponentially with
-    the mean excess of the clean scores over q, so that no two large scores tie.
-
-    Args:
-        clean: Scores (n,) of clean texts, at least 20.
-        scores: Scores (m,).
-
-    Returns:
-        float64 (m,), at least 0, never falling with the score.
-
-    Raises:
-        ValueError: Too few clean scores.
-    """
-    known, values = np.sort(np.asarray(clean, dtype=float)), np.asarray(scores, dtype=float)
-    if len(known) < 20:
-        raise ValueError(f"clean holds {len(known)} scores; expected at least 20")
-    edge = np.quantile(known, 1 - _TAIL)
-    excess = known[known > edge] - edge
-    scale = excess.mean() if len(excess) else max(float(known.std()), 1e-12)
-    below = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")) / 2
-    inside = -np.log(np.clip(1 - below / len(known), _TAIL, 1.0))
-    beyond = -np.log(_TAIL) + np.maximum(values - edge, 0.0) / scale
-    return np.where(values > edge, beyond, inside)
 
 
 @dataclass(frozen=True)
@@ -154,21 +121,19 @@ class Choice:
 
     Attributes:
         weights: Weight of each member that counts, by name.
-        worst, mean: Smallest and mean lead over the best single member, on the sets that chose it.
+        leads: Lead over the best single member on each of the sets that chose it.
     """
 
     weights: Mapping[str, float]
-    worst: float
-    mean: float
+    leads: Sequence[float]
 
 
 def best_sum(sets: Sequence[Judged], names: Sequence[str], most: int = 4) -> Choice:
     """The sum of at most ``most`` members with the largest worst lead; ties go by the mean lead."""
-    best, bar = Choice({}, -np.inf, -np.inf), bars(sets)
+    best, bar = Choice({}, [-np.inf]), bars(sets)
     for size in range(1, most + 1):
         for members in combinations(range(len(names)), size):
             lead = leads([judged.surprises[:, members].sum(axis=1) for judged in sets], sets, bar)
-            worst, mean = min(lead), float(np.mean(lead))
-            if (worst, mean) > (best.worst, best.mean):
-                best = Choice({names[member]: 1.0 for member in members}, worst, mean)
+            if (min(lead), np.mean(lead)) > (min(best.leads), np.mean(best.leads)):
+                best = Choice({names[member]: 1.0 for member in members}, lead)
     return best

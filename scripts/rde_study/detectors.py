@@ -1,0 +1,67 @@
+"""Which detectors the study measures, and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from robustkit.detection import (
+    FGWSDetector,
+    KNNDetector,
+    LIDDetector,
+    MahalanobisDetector,
+    MLEDetector,
+    MSPDetector,
+    PerplexityDetector,
+    RDEDetector,
+    WDRDetector,
+)
+from trainkit.datafiles import data_file
+
+if TYPE_CHECKING:
+    from robustkit.attacks.words import WordNet
+    from robustkit.classifiers import TextClassifier
+    from robustkit.detection import Detector
+
+__all__ = ["Entry", "entries"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A detector of the study.
+
+    Attributes:
+        name: What tables call it.
+        make: Makes it from a seed.
+        seeds: Whether it depends on the seed; one that does and is cheap is fitted once for each.
+    """
+
+    name: str
+    make: Callable[[int], Detector]
+    seeds: bool = False
+
+
+def entries(classifier: TextClassifier, wordnet: WordNet) -> list[Entry]:
+    """All detectors for one victim."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from dialogkit.embedded import lm_path
+    from robustkit.attacks.words import WordVectors
+
+    glove = WordVectors.from_file(data_file("lexicon/glove_twitter_25d_12k.txt.gz")).neighbours(10)
+    lm = AutoModelForCausalLM.from_pretrained(lm_path()).float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(lm_path())
+    return [
+        Entry("max-softmax", lambda seed: MSPDetector()),
+        Entry("energy", lambda seed: MSPDetector("energy")),
+        Entry("MLE", lambda seed: MLEDetector()),
+        Entry("RDE(-MCD)", lambda seed: RDEDetector(covariance="empirical", random_state=seed), True),
+        Entry("RDE", lambda seed: RDEDetector(random_state=seed), True),
+        Entry("Mahalanobis", lambda seed: MahalanobisDetector()),
+        Entry("kNN", lambda seed: KNNDetector()),
+        Entry("LID", lambda seed: LIDDetector()),
+        Entry("perplexity", lambda seed: PerplexityDetector(lm, tokenizer)),
+        Entry("FGWS", lambda seed: FGWSDetector(classifier, wordnet, glove)),
+        Entry("WDR", lambda seed: WDRDetector(classifier)),
+    ]

@@ -1,0 +1,55 @@
+"""Rows as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainkit.hub import write_bytes
+
+__all__ = ["markdown", "pivot", "write_csv"]
+
+
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    """A Markdown table; floats with three decimals."""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    for row in rows:
+        cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes rows with the same names, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def pivot(rows: Sequence[Mapping[str, object]], figure: str = "auc", scenario: str = "s1") -> str:
+    """One figure in percent as mean ± standard deviation: a line for each kind of set, a column a detector.
+
+    The best detector of a line is bold.
+    """
+    lines: dict[tuple[str, str, str], dict[str, tuple[float, float]]] = {}
+    for row in rows:
+        if row["scenario"] == scenario:
+            kind = (str(row["data"]), str(row["attack"]), str(row["distance"]))
+            cell = (float(row[figure]), float(row[f"{figure}_sd"]))  # type: ignore[arg-type]
+            lines.setdefault(kind, {})[str(row["detector"])] = cell
+    columns = list(dict.fromkeys(name for cells in lines.values() for name in cells))
+    table = []
+    for (data, attack, distance), cells in lines.items():
+        best = max(round(100 * mean, 1) for mean, _ in cells.values())
+        line: dict[str, object] = {"data": data, "attack": attack, "boundary": distance}
+        for column in columns:
+            mean, spread = cells[column]
+            text = f"{100 * mean:.1f} ± {100 * spread:.1f}"
+            line[column] = f"**{text}**" if round(100 * mean, 1) == best else text
+        table.append(line)
+    return markdown(table)
