@@ -701,14 +701,10 @@ class TextClassifier:
                 f"labels go from {classes.min()} to {classes.max()}; there are {self.num_labels} classes"
             )
         found: dict[int, TokenGradients] = {}
-        if not items:
-            return []
-        with self._undisturbed():
-            side = self._read().padding_side
-            tokens = self._tokenize(items, offsets=True)
+        tokens: list[_Tokens] = []
 
         def run(rows: list[int]) -> None:
-            batch = self._batch([tokens[i] for i in rows], side)
+            batch = self._batch([tokens[i] for i in rows], self._read().padding_side)
             embedded = self.embeddings(batch["input_ids"]).requires_grad_()
             with torch.enable_grad():
                 logits = self.logits_from_embeddings(embedded, **batch)
@@ -722,7 +718,9 @@ class TextClassifier:
                 names = self.tokenizer.convert_ids_to_tokens(one.ids.tolist())
                 found[row] = TokenGradients(tuple(names), offsets, own[real].numpy())
 
-        self._in_batches(tokens, run)
+        with self._undisturbed():
+            tokens += self._tokenize(items, offsets=True)
+            self._in_batches(tokens, run)
         return [found[i] for i in range(len(items))]
 
     word_gradients = token_gradients
