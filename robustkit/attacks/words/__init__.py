@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from robustkit.attacks.words.constraints import StopwordModification as StopwordModification
     from robustkit.attacks.words.constraints import WordEmbeddingDistance as WordEmbeddingDistance
     from robustkit.attacks.words.constraints import modifiable_indices as modifiable_indices
+    from robustkit.attacks.words.engine import Examples as Examples
+    from robustkit.attacks.words.engine import WordAttack as WordAttack
+    from robustkit.attacks.words.goals import Goal as Goal
+    from robustkit.attacks.words.goals import TargetedClassification as TargetedClassification
+    from robustkit.attacks.words.goals import UntargetedClassification as UntargetedClassification
+    from robustkit.attacks.words.recipes import a2t as a2t
+    from robustkit.attacks.words.recipes import bae as bae
+    from robustkit.attacks.words.recipes import deepwordbug as deepwordbug
+    from robustkit.attacks.words.recipes import pwws as pwws
+    from robustkit.attacks.words.recipes import textfooler as textfooler
+    from robustkit.attacks.words.recipes import textfooler_adjusted as textfooler_adjusted
     from robustkit.attacks.words.resources import MaskedLanguageModel as MaskedLanguageModel
     from robustkit.attacks.words.resources import MaskQuery as MaskQuery
     from robustkit.attacks.words.resources import Neighbours as Neighbours
@@ -33,6 +44,11 @@ if TYPE_CHECKING:
     from robustkit.attacks.words.resources import WordVectors as WordVectors
     from robustkit.attacks.words.resources import read_stopwords as read_stopwords
     from robustkit.attacks.words.resources import universal_tag as universal_tag
+    from robustkit.attacks.words.search import BeamSearch as BeamSearch
+    from robustkit.attacks.words.search import GreedyWordSwap as GreedyWordSwap
+    from robustkit.attacks.words.search import Result as Result
+    from robustkit.attacks.words.search import Search as Search
+    from robustkit.attacks.words.search import Trial as Trial
     from robustkit.attacks.words.text import WordText as WordText
     from robustkit.attacks.words.text import split_words as split_words
     from robustkit.attacks.words.transformations import CharacterDeletion as CharacterDeletion
@@ -49,13 +65,17 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Ask": "asking",
+    "BeamSearch": "search",
     "CharacterDeletion": "transformations",
     "CharacterInsertion": "transformations",
     "CharacterSubstitution": "transformations",
     "Composite": "transformations",
     "Constraint": "constraints",
     "Draws": "transformations",
+    "Examples": "engine",
+    "Goal": "goals",
     "GrammarErrors": "constraints",
+    "GreedyWordSwap": "search",
     "IndexConstraint": "constraints",
     "InputColumnModification": "constraints",
     "LevenshteinDistance": "constraints",
@@ -69,35 +89,51 @@ _HOME = {
     "Neighbours": "resources",
     "PartOfSpeech": "constraints",
     "RepeatModification": "constraints",
+    "Result": "search",
+    "Search": "search",
     "SentenceEncoder": "resources",
     "SentenceSimilarity": "constraints",
     "Service": "asking",
     "Steps": "asking",
     "StopwordModification": "constraints",
     "Tagger": "resources",
+    "TargetedClassification": "goals",
     "Transformation": "transformations",
+    "Trial": "search",
+    "UntargetedClassification": "goals",
+    "WordAttack": "engine",
     "WordEmbeddingDistance": "constraints",
     "WordNet": "resources",
     "WordNetSwap": "transformations",
     "WordSwap": "transformations",
     "WordText": "text",
     "WordVectors": "resources",
+    "a2t": "recipes",
+    "bae": "recipes",
+    "deepwordbug": "recipes",
     "modifiable_indices": "constraints",
+    "pwws": "recipes",
     "read_stopwords": "resources",
     "run": "asking",
     "split_words": "text",
+    "textfooler": "recipes",
+    "textfooler_adjusted": "recipes",
     "universal_tag": "resources",
 }
 
 __all__ = [
     "Ask",
+    "BeamSearch",
     "CharacterDeletion",
     "CharacterInsertion",
     "CharacterSubstitution",
     "Composite",
     "Constraint",
     "Draws",
+    "Examples",
+    "Goal",
     "GrammarErrors",
+    "GreedyWordSwap",
     "IndexConstraint",
     "InputColumnModification",
     "LevenshteinDistance",
@@ -111,23 +147,35 @@ __all__ = [
     "Neighbours",
     "PartOfSpeech",
     "RepeatModification",
+    "Result",
+    "Search",
     "SentenceEncoder",
     "SentenceSimilarity",
     "Service",
     "Steps",
     "StopwordModification",
     "Tagger",
+    "TargetedClassification",
     "Transformation",
+    "Trial",
+    "UntargetedClassification",
+    "WordAttack",
     "WordEmbeddingDistance",
     "WordNet",
     "WordNetSwap",
     "WordSwap",
     "WordText",
     "WordVectors",
+    "a2t",
+    "bae",
+    "deepwordbug",
     "modifiable_indices",
+    "pwws",
     "read_stopwords",
     "run",
     "split_words",
+    "textfooler",
+    "textfooler_adjusted",
     "universal_tag",
 ]
 

@@ -14,6 +14,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -194,10 +195,8 @@ def in_lock_step(tasks: Iterable[tuple[int, Steps[T]]], width: int) -> Iterator[
     asking: dict[int, tuple[Steps[T], Any]] = {}  # computation and what it is sent next
     answers = _Answers(_MEMORY)
     while True:
-        for number, steps in waiting:
+        for number, steps in islice(waiting, width - len(asking)):
             asking[number] = (steps, None)
-            if len(asking) >= width:
-                break
         if not asking:
             return
         questions = {}
@@ -271,6 +270,7 @@ def _record(trial: Trial, search: Search, n_best: int) -> Steps[AttackRecord]:
         kind = "Successful" if results[0].reached else "Failed"
     best = results[0]
     original, perturbed = best.text.marked()
+    distinct = list(dict.fromkeys(result.text for result in results))  # two ways may lead to one text
     return AttackRecord(
         original_text=original,
         perturbed_text=perturbed,
@@ -281,7 +281,7 @@ def _record(trial: Trial, search: Search, n_best: int) -> Steps[AttackRecord]:
         ground_truth_output=trial.label,
         num_queries=trial.queries,
         result_type=kind,
-        alternatives=tuple(result.text.marked()[1] for result in results[1:n_best]),
+        alternatives=tuple(text.marked()[1] for text in distinct[1:n_best]),
     )
 
 
@@ -334,6 +334,8 @@ def read_examples(dataset: Examples, num_labels: int) -> list[tuple[str | Mappin
 
 def _describe(part: object) -> Any:
     """A part by its kind and public attributes; what is no part of ours by its kind and fingerprint only."""
+    if isinstance(part, float) and not np.isfinite(part):
+        return str(part)  # JSON has no infinity
     if part is None or isinstance(part, str | int | float | bool):
         return part
     if isinstance(part, np.ndarray):
@@ -345,8 +347,9 @@ def _describe(part: object) -> Any:
     if isinstance(part, Sequence):
         return _short([_describe(item) for item in part])
     described = {"kind": type(part).__qualname__}
-    if isinstance(getattr(part, "fingerprint", None), str):
-        return described | {"fingerprint": part.fingerprint}
+    fingerprint = getattr(part, "fingerprint", None)
+    if isinstance(fingerprint, str):
+        return described | {"fingerprint": fingerprint}
     if type(part).__module__.startswith("robustkit."):
         public = {name: value for name, value in vars(part).items() if not name.startswith("_")}
         described |= {name: _describe(value) for name, value in public.items()}

@@ -62,7 +62,7 @@ class Gradients:
             For each text its tokens and a float32 array ``(tokens, d)``.
         """
         texts, labels = zip(*payloads, strict=True)
-        found = self.classifier.word_gradients(list(texts), list(labels))
+        found = self.classifier.token_gradients(list(texts), list(labels))
         return [(list(tokens), gradient) for tokens, _, gradient in found]
 
 

@@ -280,6 +280,8 @@ class GreedyWordSwap:
         text = trial.original
         scores: list[np.float32] = []
         for part in _parts(indices, len(text.text)):
+            if trial.over:
+                break
             if self.ranking == "delete":
                 without = [text.deleted(index) for index in part]
             else:

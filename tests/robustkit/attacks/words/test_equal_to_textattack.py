@@ -76,7 +76,7 @@ def wrapper_of(classifier: toys.ToyClassifier) -> Any:
             return torch.from_numpy(classifier.logits(texts))
 
         def get_grad(self, text: str) -> dict[str, Any]:
-            ((_, _, gradient),) = classifier.word_gradients([text], [int(classifier.predict([text])[0])])
+            ((_, _, gradient),) = classifier.token_gradients([text], [int(classifier.predict([text])[0])])
             return {"gradient": gradient}
 
         def _tokenize(self, texts: list[str]) -> list[list[str]]:

@@ -63,10 +63,10 @@ class ToyClassifier:
         """As `TextClassifier.predict`."""
         return self.logits(texts).argmax(axis=1)
 
-    def word_gradients(
+    def token_gradients(
         self, texts: Sequence[str], labels: Sequence[int]
     ) -> list[tuple[list[str], list[tuple[int, int]], np.ndarray]]:
-        """As `TextClassifier.word_gradients`; the embeddings are those before the tanh."""
+        """As `TextClassifier.token_gradients`; the embeddings are those before the tanh."""
         found = []
         for text, label in zip(texts, labels, strict=True):
             tokens = self.tokens(text)
