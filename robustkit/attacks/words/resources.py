@@ -11,7 +11,7 @@ import io
 import json
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
@@ -478,6 +478,7 @@ class Tagger:
                 if tag in column:
                     row[column[tag]] = weight
         self._weights = dict(zip(weights, rows, strict=True))
+        self._best = lru_cache(maxsize=2**16)(self._best_tag)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tagger:
@@ -520,7 +521,7 @@ class Tagger:
         Returns:
             One Penn Treebank tag per word.
         """
-        context = ["-START-", "-START2-", *map(_normalised, words), "-END-", "-END2-"]
+        context = ("-START-", "-START2-", *map(_normalised, words), "-END-", "-END2-")
         tags: list[str] = []
         last, before = "-START-", "-START2-"
         for place, word in enumerate(words[:count]):
@@ -529,7 +530,7 @@ class Tagger:
             last, before = tag, last
         return tags
 
-    def _best(self, word: str, context: Sequence[str], last: str, before: str) -> str:
+    def _best_tag(self, word: str, context: tuple[str, ...], last: str, before: str) -> str:
         """The tag with the highest sum of weights; ``context`` is the word amid the two before and behind."""
         second, first, here, follows, follows2 = context
         features = (

@@ -61,6 +61,9 @@ def _has_jieba() -> bool:
     return False
 
 
+_split_short = lru_cache(maxsize=2**16)(split_words)  # for single words, which come again and again
+
+
 class WordText:
     """A text, its words, and which of them differ from the text that an attack began with.
 
@@ -77,7 +80,6 @@ class WordText:
         previous: The text that this one was made from, None for the one that an attack began with.
         modified: Indices of words that differ from those of the original, by the history of replacements.
         newly_modified: Those that the last replacement changed, in this text's indices.
-        original_index_map: For each word of the original its index in this text, -1 where it was deleted.
         similarity: What the last sentence constraint measured between this text and its reference, None if
             none did. Set by the constraint.
 
@@ -87,13 +89,14 @@ class WordText:
 
     __slots__ = (
         "_ends",
+        "_growths",
+        "_index_map",
         "_word_starts",
         "_words",
         "columns",
         "inputs",
         "modified",
         "newly_modified",
-        "original_index_map",
         "previous",
         "similarity",
         "text",
@@ -112,7 +115,8 @@ class WordText:
         self._ends: list[int] | None = None
         self.modified: frozenset[int] = frozenset()
         self.newly_modified: frozenset[int] = frozenset()
-        self.original_index_map: tuple[int, ...] = tuple(range(len(self.words)))
+        self._index_map: tuple[int, ...] | None = tuple(range(len(self.words)))
+        self._growths: list[tuple[int, int, bool]] = []
         self.similarity: float | None = None
 
     @property
@@ -139,6 +143,20 @@ class WordText:
         while text.previous is not None:
             text = text.previous
         return text
+
+    @property
+    def original_index_map(self) -> tuple[int, ...]:
+        """For each word of the original its index in this text, -1 where it was deleted."""
+        if self._index_map is None:
+            assert self.previous is not None
+            places = self.previous.original_index_map
+            for index, growth, in_front in self._growths:
+                here = -1 if growth == -1 else index + growth * in_front
+                places = tuple(
+                    here if place == index else place + growth * (place > index) for place in places
+                )
+            self._index_map = places
+        return self._index_map
 
     @property
     def _starts(self) -> list[int]:
@@ -188,6 +206,11 @@ class WordText:
         new.inputs = self._edited(changes)
         new.text = "\n".join(new.inputs)
         new._words = self._replaced_words(changes)
+        if new._words is not None and len(changes) == 1:
+            (index,) = changes
+            growth = len(new._words[index]) - len(self.words[index])
+            starts = self._starts
+            new._word_starts = starts[: index + 1] + [start + growth for start in starts[index + 1 :]]
         self._track(changes, new)
         return new
 
@@ -198,7 +221,7 @@ class WordText:
         for index, new in changes.items():
             start = self._starts[index]
             end = start + len(self.words[index])
-            if not split_words(new) and end < len(self.text):
+            if not _split_short(new) and end < len(self.text):
                 if index == 0:
                     end += self.text[end] == " "
                 elif start > done and self.text[start - 1] == " ":
@@ -222,7 +245,7 @@ class WordText:
 
         They can if each new word is one word: what surrounds it still separates it from its neighbours.
         """
-        if any(split_words(new) != (new,) for new in changes.values()) or _CHINESE.search(
+        if any(_split_short(new) != (new,) for new in changes.values()) or _CHINESE.search(
             "".join([self.text, *changes.values()])
         ):
             return None
@@ -232,21 +255,17 @@ class WordText:
         return tuple(words)
 
     def _track(self, changes: Mapping[int, str], new: WordText) -> None:
-        """Fill in which words of the new text are modified, and where the original's words are now."""
+        """Fill in which words of the new text are modified, and what moves the original's words."""
         modified = set(self.modified)
         newly: list[int] = []
-        index_map = self.original_index_map
+        new._growths = []  # where, by how many words, and whether they come in front of the old one
         shift = 0  # how far the words behind the changes so far have moved
         for index, word in changes.items():
-            old, words = self.words[index], split_words(word)
-            growth = len(words) - len(split_words(old))
+            old, words = self.words[index], _split_short(word)
+            growth = len(words) - len(_split_short(old))
             if growth:
                 modified = {i + growth * (i > index) for i in modified if i != index}
-                if growth == -1:
-                    index_map = tuple(-1 if i == index else i for i in index_map)
-                index_map = tuple(i + growth if i > index else i for i in index_map)
-                if growth > 0 and old != words[0]:
-                    index_map = tuple(i + growth if i == index else i for i in index_map)
+                new._growths.append((index, growth, growth > 0 and old != words[0]))
             if word != old:
                 places = range(index + shift, index + shift + len(words))
                 modified.update(places)
@@ -254,7 +273,8 @@ class WordText:
             shift += growth
         new.modified = frozenset(modified)
         new.newly_modified = frozenset(newly)
-        new.original_index_map = index_map
+        # Worked out when asked for: most texts with a word more or less only rank the words.
+        new._index_map = None if new._growths else self.original_index_map
 
     def window(self, index: int, size: float) -> str:
         """The text from the first to the last of some words around one.
@@ -280,13 +300,21 @@ class WordText:
         else:
             first, last = index - math.ceil(half), index + math.floor(half)
         if self._ends is None:
-            # In lower case, whose offsets differ from the text's where a capital letter has a longer small
-            # form; TextAttack reads its windows from the same offsets.
-            lower, end, self._ends = self.text.lower(), 0, []
-            for word in self.words:
-                end = lower.find(word.lower(), end) + len(word)
-                self._ends.append(end)
+            self._ends = self._word_ends()
         return self.text[self._ends[first] - len(self.words[first]) : self._ends[last]]
+
+    def _word_ends(self) -> list[int]:
+        """Where each word ends, as TextAttack's windows have it.
+
+        It looks in the text's small letters, whose offsets differ where a capital has a longer small form.
+        """
+        if self.text.isascii():
+            return [start + len(word) for start, word in zip(self._starts, self.words, strict=True)]
+        lower, end, ends = self.text.lower(), 0, []
+        for word in self.words:
+            end = lower.find(word.lower(), end) + len(word)
+            ends.append(end)
+        return ends
 
     def marked(self) -> tuple[str, str]:
         """The original and this text with ``[[ ]]`` around each word that has no equal in the other.
