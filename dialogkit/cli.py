@@ -10,18 +10,17 @@ import io
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dialogkit.terminal import error_console, output_console, pairs_table, safe, table
+from dialogkit.demo import pairs_table
+from trainkit.terminal import error_console, output_console, plain_errors, quiet, safe, table
 
 if TYPE_CHECKING:
     from dialogkit.chat import ChatSession
@@ -81,28 +80,6 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turns errors that a user can repair into one line on standard error and exit code 2.
-
-    Warnings become a line, too. What is left to show a traceback is a defect of the program.
-    """
-    console = error_console()
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        console.print(safe(f"warning: {message}", "yellow"))
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        try:
-            yield
-        except BrokenPipeError:
-            raise  # typer ends quietly when nobody reads on
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            console.print(safe(f"error: {error}", "bold red"))
-            raise typer.Exit(2) from error
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         try:
@@ -126,7 +103,7 @@ def _options(
 @app.command()
 def characters(as_json: JsonOption = False) -> None:
     """List the characters that ship with the package."""
-    with _plain_errors():
+    with plain_errors():
         from dialogkit import embedded
         from dialogkit.pdp import Character
 
@@ -154,7 +131,7 @@ def match(
     as_json: JsonOption = False,
 ) -> None:
     """Show the pseudo-dialogues of a character for a message, with their scores."""
-    with _plain_errors():
+    with plain_errors():
         parts = _Parts(matcher=matcher, prompt="dialog", retriever=retriever, contexts=contexts, seed=seed)
         bot = parts.bot(character, mute=True)
         if bot.matcher is None:
@@ -174,10 +151,10 @@ def demo(
     contexts: ContextsOption = None,
 ) -> None:
     """Let three characters answer the same three questions."""
-    with _plain_errors():
+    with plain_errors():
         from dialogkit.demo import demo_bots, run_demo
 
-        _quiet()
+        quiet()
         bots = demo_bots(model or "embedded", retriever=retriever, pool=contexts)
         run_demo(output_console(), bots, seed=seed)
 
@@ -207,7 +184,7 @@ def chat(
     ] = None,
 ) -> None:
     """Talk with a character."""
-    with _plain_errors():
+    with plain_errors():
         parts = _Parts(model, endpoint, matcher, prompt, selection or "logprob", retriever, contexts, seed)
         session = parts.bot(character).session()
         _Talk(session, rank=rank or selection is not None, seed=seed).run()
@@ -232,7 +209,7 @@ class _Parts:
         who = _find_character(character)
         if self.endpoint is not None and self.model is None:
             raise ValueError("--endpoint needs --model, the name of the model to ask the server for")
-        _quiet()
+        quiet()
         from dialogkit.generation import EndpointLM
         from dialogkit.pdp import PDPChatbot, PDPConfig, embedded_config
 
@@ -287,14 +264,6 @@ def _find_character(name: str) -> Character:
         f"no character is called {name!r}; {guess}known: {', '.join(one.id for one in known) or 'none'}, "
         "or the path of a .json file"
     )
-
-
-def _quiet() -> None:
-    """Keeps transformers' progress bars and advice off the terminal: this process is the command's own."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 class _Talk:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import ROUNDED
 from rich.console import Console
 from rich.table import Table
 
 from dialogkit.chat import Chatbot, Reply
-from dialogkit.terminal import pairs_table, safe
+from trainkit.terminal import safe, table
 
 if TYPE_CHECKING:
     from dialogkit.pdp import PDPChatbot
 
-__all__ = ["CHARACTERS", "QUESTIONS", "demo_bots", "run_demo"]
+__all__ = ["CHARACTERS", "QUESTIONS", "demo_bots", "pairs_table", "run_demo"]
 
 CHARACTERS = ("captain", "professor", "troll")
 """Embedded characters of the demo, chosen because their voices are far apart."""
@@ -109,3 +109,29 @@ def run_demo(
     asked = len(questions) * len(bots)
     console.print(safe(f"{asked} replies in {seconds:.1f} s, seed {seed}", "dim"))
     return replies
+
+
+def pairs_table(pairs: Sequence[Mapping[str, Any]], name: str, *, last: int | None = None) -> Table:
+    """A table of matched pseudo-dialogues in the order of the prompt.
+
+    Args:
+        pairs: Mappings with ``context``, ``utterance``, ``match_score`` (may be None) and ``order_score``.
+        name: The character's name.
+        last: Show only so many of the last pairs, with the numbers that they have among all.
+
+    Returns:
+        The renderable: the last row stands next to the user's message in the prompt.
+    """
+    rows = [
+        (
+            str(number),
+            pair["context"],
+            pair["utterance"],
+            "" if pair["match_score"] is None else f"{pair['match_score']:.3f}",
+            f"{pair['order_score']:.3f}",
+        )
+        for number, pair in enumerate(pairs, start=1)
+        if last is None or number > len(pairs) - last
+    ]
+    columns = ("#", "invented turn of the user", f"{name} answers", "match", "order")
+    return table(columns, rows, numeric=("#", "match", "order"))

@@ -27,7 +27,6 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"pdp", "g2r", "exemplar", "diversity"}),
         frozenset({"evaluation"}),
         frozenset({"serve"}),
-        frozenset({"terminal"}),
         frozenset({"demo"}),
         frozenset({"cli"}),
     ),

@@ -26,8 +26,8 @@ from dialogkit.cli import app
 from dialogkit.demo import CHARACTERS, QUESTIONS, run_demo
 from dialogkit.pdp import ContextIndex, ContextPool, DynamicMatcher, GoldMatcher, RandomMatcher, StaticMatcher
 from dialogkit.retrieval import build_biencoder, load_retriever
-from dialogkit.terminal import error_console, output_console, printable, safe
 from tests.dialogkit.tiny import byte_tokenizer, tiny_model
+from trainkit.terminal import error_console, output_console, printable, safe
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXTS = ("Where do you live?", "What is for lunch?", "Is it raining again?", "Do you play any music?")

@@ -1,10 +1,12 @@
-"""Text on a terminal: what users and models write is shown as text, never obeyed."""
+"""What both commands share: text is shown as text, never obeyed; errors are lines, not tracebacks."""
 
 from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["error_console", "output_console", "pairs_table", "printable", "safe", "table"]
+__all__ = ["error_console", "output_console", "plain_errors", "printable", "quiet", "safe", "table"]
 
 # Invisible characters that reorder the text around them and so can disguise what a line says.
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -85,32 +87,6 @@ def table(
     return shown
 
 
-def pairs_table(pairs: Sequence[Mapping[str, Any]], name: str, *, last: int | None = None) -> Table:
-    """A table of matched pseudo-dialogues in the order of the prompt.
-
-    Args:
-        pairs: Mappings with ``context``, ``utterance``, ``match_score`` (may be None) and ``order_score``.
-        name: The character's name.
-        last: Show only so many of the last pairs, with the numbers that they have among all.
-
-    Returns:
-        The renderable: the last row stands next to the user's message in the prompt.
-    """
-    rows = [
-        (
-            str(number),
-            pair["context"],
-            pair["utterance"],
-            "" if pair["match_score"] is None else f"{pair['match_score']:.3f}",
-            f"{pair['order_score']:.3f}",
-        )
-        for number, pair in enumerate(pairs, start=1)
-        if last is None or number > len(pairs) - last
-    ]
-    columns = ("#", "invented turn of the user", f"{name} answers", "match", "order")
-    return table(columns, rows, numeric=("#", "match", "order"))
-
-
 def output_console() -> Console:
     """The console for results, on standard output. Plain strings printed on it are literal, too.
 
@@ -129,3 +105,35 @@ def error_console() -> Console:
     if isinstance(sys.stderr, TextIOWrapper):
         sys.stderr.reconfigure(errors="backslashreplace")
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turns errors that a user can repair into one line on standard error and exit code 2.
+
+    Warnings become a line, too. What is left to show a traceback is a defect of the program.
+    """
+    import typer
+
+    console = error_console()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        console.print(safe(f"warning: {message}", "yellow"))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # typer ends quietly when nobody reads on
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            console.print(safe(f"error: {error}", "bold red"))
+            raise typer.Exit(2) from error
+
+
+def quiet() -> None:
+    """Keeps transformers' progress bars and advice off the terminal, in a process that is a command's own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
