@@ -1,0 +1,465 @@
+"""The ``robustkit`` command: attack a classifier, fit and use detectors of attacks, report on robustness.
+
+Model libraries are imported when a command needs them, so that ``robustkit --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from robustkit.attacks.logs import AttackLog
+    from robustkit.attacks.words.engine import WordAttack
+    from robustkit.classifiers.text import TextClassifier
+    from robustkit.evaluation.inputs import Resources
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Robustness of text classifiers: attacks, detectors, reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+detect = typer.Typer(help="Detectors of attacked texts.", no_args_is_help=True)
+app.add_typer(detect, name="detect")
+
+RecipeName = Literal["textfooler", "pwws", "bae", "textfooler_adjusted", "a2t", "deepwordbug"]
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Folder or Hub id of the classifier.")]
+DataOption = Annotated[
+    Path, typer.Option("--data", "-d", help="Texts with labels: JSON lines or CSV with 'text' and 'label'.")
+]
+ResourcesOption = Annotated[
+    list[Path] | None,
+    typer.Option("--resources", "-r", help="Folder with word lists and models for attacks; may be repeated."),
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", help="Sentence encoder of attacks. Default: resources, else packaged MiniLM."),
+]
+MaskedOption = Annotated[str | None, typer.Option("--masked-lm", help="Masked language model, for bae.")]
+CausalOption = Annotated[str | None, typer.Option("--lm", help="Causal language model, for perplexity.")]
+SampleOption = Annotated[
+    int | None, typer.Option("--sample", min=1, help="Take that many texts of the data, drawn by --seed.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same results.")]
+LockStepOption = Annotated[int, typer.Option("--lock-step", min=1, help="Texts attacked at the same time.")]
+BudgetOption = Annotated[int | None, typer.Option("--query-budget", min=1, help="Most queries for one text.")]
+FprOption = Annotated[float, typer.Option("--fpr", help="Share of clean texts that may be flagged.")]
+RevisionOption = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="Such as cpu or cuda:0.")]
+
+
+def main() -> None:
+    """Run the command with the arguments of the process."""
+    app()
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turns errors that a user can repair into one line on standard error and exit code 2.
+
+    Warnings become a line, too. What is left to show a traceback is a defect of the program.
+    """
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        _say(f"warning: {message}", "yellow")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # typer ends quietly when nobody reads on
+        except KeyboardInterrupt as error:
+            _say("interrupted; the same command goes on from what is finished", "yellow")
+            raise typer.Exit(130) from error
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            _say(f"error: {error}", "red")
+            raise typer.Exit(2) from error
+
+
+def _say(message: str, colour: str | None = None) -> None:
+    """One line on standard error that steers no terminal."""
+    from trainkit.cards import printable
+
+    typer.secho(" ".join(printable(message).split()), fg=colour, err=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("dialogkit-robustkit")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        typer.echo(f"robustkit {number}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Robustness of text classifiers: attacks, detectors, reports."""
+
+
+@app.command()
+def attack(
+    model: ModelOption,
+    data: DataOption,
+    recipe: Annotated[RecipeName, typer.Option("--recipe", help="The attack.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Log to write or to go on with, a .csv file.")],
+    resources: ResourcesOption = None,
+    encoder: EncoderOption = None,
+    masked_lm: MaskedOption = None,
+    sample: SampleOption = None,
+    seed: SeedOption = 0,
+    goal_score: Annotated[
+        float | None,
+        typer.Option("--goal-score", help="Probability that the wrong class must reach, such as 0.9."),
+    ] = None,
+    query_budget: BudgetOption = None,
+    n_best: Annotated[int, typer.Option("--n-best", min=1, help="Attacked texts kept for each text.")] = 1,
+    lock_step: LockStepOption = 64,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Attack every text and log what came of it. The same command goes on with an interrupted log."""
+    with _plain_errors():
+        if out.suffix != ".csv":
+            raise ValueError(f"--out is {str(out)!r}; expected a name that ends in .csv")
+        _require(data)
+        from robustkit.evaluation.inputs import make_attack
+
+        chosen = make_attack(recipe, _resources(resources, encoder, masked_lm, device), goal_score)
+        classifier = _classifier(model, revision, device)
+        log = chosen.attack(
+            classifier,
+            _labelled(data, classifier, sample, seed),
+            lock_step=lock_step,
+            query_budget=query_budget,
+            n_best=n_best,
+            path=out,
+            seed=seed,
+        )
+        summary = asdict(log.summary())
+        if as_json:
+            typer.echo(json.dumps({k: None if v != v else v for k, v in summary.items()}))
+            return
+        for name, value in summary.items():
+            shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+            typer.echo(f"{name.replace('_', ' '):<22} {'-' if value != value else shown}")
+
+
+@detect.command()
+def fit(
+    model: ModelOption,
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the detector to.")],
+    detector: Annotated[str, typer.Option("--detector", help="Its name; a wrong one lists all.")] = "rde",
+    validation: Annotated[
+        Path | None,
+        typer.Option("--validation", help="Clean texts for the threshold. Default: a fifth of the data."),
+    ] = None,
+    fpr: FprOption = 0.10,
+    params: Annotated[
+        str,
+        typer.Option("--params", help="Settings of the detector as JSON, such as '{\"n_components\": 50}'."),
+    ] = "{}",
+    adversarial: Annotated[
+        Path | None, typer.Option("--adversarial", help="Attack log, for detectors that learn from attacks.")
+    ] = None,
+    resources: ResourcesOption = None,
+    lm: CausalOption = None,
+    seed: SeedOption = 0,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Fit a detector on clean texts, set its threshold, and save it."""
+    with _plain_errors():
+        from robustkit.attacks.logs import AttackLog, strip_marks
+        from robustkit.detection.text_detector import TextDetector
+        from robustkit.evaluation.inputs import DETECTORS, make_detector, read_texts
+        from trainkit.hub import MANIFEST
+
+        if detector not in DETECTORS:
+            raise ValueError(f"there is no detector {detector!r}; there are {', '.join(DETECTORS)}")
+        if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
+            raise FileExistsError(f"{out} exists and is no detector's folder; name another one")
+        settings = _object("--params", params)
+        for path in (data, *([validation] if validation else []), *([adversarial] if adversarial else [])):
+            _require(path)
+        attacked = None
+        if adversarial is not None:
+            log = AttackLog.read_csv(adversarial)
+            attacked = [strip_marks(r.perturbed_text) for r in log if r.outcome == "Successful"]
+        classifier = _classifier(model, revision, device)
+        lexicon = _resources(resources, None, None, device)
+        found = make_detector(detector, classifier, _parts(lexicon, lm, device), settings)
+        rows = _labelled(data, classifier, None, seed)
+        if validation is not None:
+            clean = list(read_texts(validation))
+        else:
+            Random(seed).shuffle(rows)
+            held = math.ceil(len(rows) / 5)
+            rows, clean = rows[held:], [text for text, _ in rows[:held]]
+        least = math.ceil(1 / fpr - 1e-9) - 1 if 0 < fpr < 1 else 0
+        if len(clean) < least:
+            raise ValueError(
+                f"a threshold for a false positive rate of {fpr} needs at least {least} clean texts, there "
+                f"are {len(clean)}; give more with --validation"
+            )
+        labels = [label for _, label in rows]
+        if found.needs_fit and len(set(labels)) == 1:
+            raise ValueError(
+                f"{data} holds the class {classifier.labels[labels[0]]!r} only; a detector learns from at "
+                "least two classes"
+            )
+        guarding = TextDetector(classifier, found)
+        if found.needs_fit:
+            guarding.fit([text for text, _ in rows], labels, attacked)
+        threshold = guarding.calibrate(clean, fpr)
+        guarding.save_pretrained(out)
+        learned = f"fitted on {len(rows)} texts" if found.needs_fit else "needs no fitting"
+        typer.echo(
+            f"{detector} {learned}; threshold {threshold:.6g} from {len(clean)} clean texts; saved in {out}"
+        )
+
+
+@detect.command()
+def score(
+    detector: Annotated[str, typer.Option("--detector", help="Folder or Hub id of a saved detector.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="JSON lines or CSV with 'text', or a text in each line. Default: standard input."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Folder or Hub id of the classifier. Default: as saved."),
+    ] = None,
+    resources: ResourcesOption = None,
+    lm: CausalOption = None,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Print what a detector says of each text as a line of JSON."""
+    with _plain_errors():
+        from robustkit.detection.text_detector import TextDetector
+        from robustkit.evaluation.inputs import read_texts
+
+        if file is not None:
+            _require(file)
+        _quiet()
+        parts = _parts(_resources(resources, None, None, device), lm, device)
+        if model is None:
+            found = TextDetector.from_pretrained(detector, parts=parts)
+            if device is not None:
+                found.classifier.model.to(device)  # type: ignore[arg-type]
+        else:
+            loaded = _classifier(model, revision, device)
+            found = TextDetector.for_model(detector, loaded.model, loaded.tokenizer, parts=parts)
+        texts = read_texts(file) if file is not None else _lines()
+        while batch := list(islice(texts, 256)):
+            for text, result in zip(batch, found.predict(batch), strict=True):
+                row = {
+                    "text": text,
+                    "label": result.predicted_label,
+                    "adversarial": result.is_adversarial,
+                    "score_adversarial": result.score,
+                    "p_value": result.p_value,
+                }
+                typer.echo(json.dumps(row))
+            sys.stdout.flush()
+
+
+@app.command()
+def evaluate(
+    model: ModelOption,
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report and the attack logs.")],
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attacks", "-a", help="Recipes, separated by commas; may be repeated."),
+    ] = None,
+    logs: Annotated[
+        list[str] | None,
+        typer.Option("--log", metavar="NAME=FILE", help="Log of an attack on this model; may be repeated."),
+    ] = None,
+    far: Annotated[
+        bool, typer.Option("--far", help="Run each recipe once more until the wrong class has 0.9.")
+    ] = False,
+    detectors: Annotated[
+        list[str] | None,
+        typer.Option("--detectors", help="Detectors, separated by commas; max-softmax is always there."),
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option("--train", help="Texts with labels that detectors learn from.")
+    ] = None,
+    resources: ResourcesOption = None,
+    encoder: EncoderOption = None,
+    masked_lm: MaskedOption = None,
+    lm: CausalOption = None,
+    similarity: Annotated[
+        bool, typer.Option("--similarity", help="Measure how similar texts stay, with the sentence encoder.")
+    ] = False,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Name of the data in the report.")] = None,
+    sample: SampleOption = None,
+    seed: SeedOption = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of draws of detection sets.")] = 3,
+    fpr: FprOption = 0.10,
+    n_boot: Annotated[int, typer.Option("--n-boot", min=0, help="Bootstrap samples for intervals.")] = 1000,
+    query_budget: BudgetOption = None,
+    lock_step: LockStepOption = 64,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Attack, detect, and write a report as Markdown, JSON, CSV and one HTML page."""
+    with _plain_errors():
+        from robustkit.attacks.logs import AttackLog
+        from robustkit.evaluation.inputs import make_attack, make_detector
+        from robustkit.evaluation.robustness import EvaluationConfig, evaluate_robustness
+
+        config = EvaluationConfig(
+            seeds=tuple(range(seed, seed + seeds)),
+            fpr=fpr,
+            n_boot=n_boot,
+            query_budget=query_budget,
+            lock_step=lock_step,
+        )
+        for path in (data, *([train] if train else [])):
+            _require(path)
+        found = _resources(resources, encoder, masked_lm, device)
+        runs: dict[str, WordAttack | AttackLog] = {}
+        for name in _names(attacks):
+            runs[name] = make_attack(name, found)
+            if far:
+                runs[f"{name}-far"] = make_attack(name, found, config.far_confidence)
+        for item in logs or ():
+            name, equals, path_of_log = item.partition("=")
+            if not equals:
+                raise ValueError(f"--log is {item!r}; expected NAME=FILE")
+            runs[name] = AttackLog.read_csv(path_of_log, name=name, broken="skip")
+        if not runs:
+            raise ValueError("nothing to evaluate: give --attacks or --log")
+        meter = found.sentence_encoder if similarity else None
+        classifier = _classifier(model, revision, device)
+        wanted = _names(detectors)
+        parts = _parts(found if "fgws" in wanted else None, lm, device)
+        report = evaluate_robustness(
+            classifier,
+            _labelled(data, classifier, sample, seed),
+            runs,
+            {name: make_detector(name, classifier, parts) for name in wanted},
+            train=[] if train is None else _labelled(train, classifier, None, seed),
+            encoder=meter,
+            folder=out,
+            dataset=data.name if dataset is None else dataset,
+            config=config,
+        )
+        report.write(out)
+        typer.echo(f"{out / 'report.html'}")
+
+
+# What the commands share ------------------------------------------------------------------------------------
+
+
+def _require(path: Path) -> None:
+    """Report a missing file before anything is loaded."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+
+
+def _quiet() -> None:
+    """Keeps transformers' progress bars and advice off the terminal: this process is the command's own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _classifier(model: str, revision: str | None, device: str | None) -> TextClassifier:
+    _quiet()
+    from robustkit.classifiers.text import TextClassifier
+
+    return TextClassifier.from_pretrained(model, revision=revision, device=device)
+
+
+def _resources(
+    folders: Sequence[Path] | None, encoder: str | None, masked_lm: str | None, device: str | None
+) -> Resources:
+    from robustkit.evaluation.inputs import Resources
+
+    for folder in folders or ():
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder of resources {str(folder)!r}")
+    return Resources(tuple(folders or ()), encoder, masked_lm, device or "cpu")
+
+
+def _parts(found: Resources | None, lm: str | None, device: str | None) -> dict[str, object]:
+    """The models that detectors take besides the classifier; of the resources those that are there."""
+    parts: dict[str, object] = {}
+    if found is not None and found.folders:
+        parts["lexicon"] = found.wordnet if found.find("oewn_entries.json") else None
+        parts["neighbours"] = found.neighbours if found.find("counterfitted_neighbors.json") else None
+    if lm is not None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        _quiet()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(lm, use_safetensors=True)
+        parts |= {"lm": loaded.to(device or "cpu").eval(), "tokenizer": AutoTokenizer.from_pretrained(lm)}
+    return parts
+
+
+def _labelled(path: Path, classifier: TextClassifier, sample: int | None, seed: int) -> list[tuple[str, int]]:
+    from robustkit.evaluation.inputs import read_labelled_texts
+
+    rows = read_labelled_texts(path, classifier.labels)
+    if sample is None:
+        return rows
+    if sample > len(rows):
+        raise ValueError(f"--sample is {sample}, {path} holds {len(rows)} texts")
+    return Random(seed).sample(rows, sample)
+
+
+def _names(options: Iterable[str] | None) -> list[str]:
+    """The names in options that may be repeated and may hold commas, each once."""
+    return list(
+        dict.fromkeys(name.strip() for item in options or () for name in item.split(",") if name.strip())
+    )
+
+
+def _object(option: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{option} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{option} is a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _lines() -> Iterator[str]:
+    """The lines of standard input, blank ones left out."""
+    for line in sys.stdin:
+        if line.strip():
+            yield line.rstrip("\r\n")
