@@ -159,14 +159,14 @@ class ADDMUDetector(ClassifierDetector):
     def _passed(self, text: Text) -> NDArray[np.float64]:
         """Probabilities (copies, passes, C) with dropout."""
         copies = self._masked(text)[: self.dropout_copies]
-        # Without a padding token only texts of one length fit into a batch.
+        # Without a padding token models refuse more than one row.
         padded = self.classifier.model.config.pad_token_id is not None
         torch.manual_seed(self._seed("dropout", text))
         logits = []
         for group in [copies] if padded else [[copy] for copy in copies]:
             batch = self.classifier.encode(group)
             rows = torch.arange(len(group)).repeat_interleave(self.passes)
-            for part in rows.split(max(1, _TOKENS // batch["input_ids"].shape[1])):
+            for part in rows.split(max(1, _TOKENS // batch["input_ids"].shape[1]) if padded else 1):
                 arguments = {name: tensor[part] for name, tensor in batch.items()}
                 logits.append(self.classifier.model(**arguments).logits.float().cpu().numpy())
         return softmax(np.concatenate(logits)).reshape(len(copies), self.passes, -1)
