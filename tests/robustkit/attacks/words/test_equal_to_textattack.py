@@ -6,6 +6,7 @@ import functools
 import importlib.util
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from robustkit.attacks.logs import AttackRecord
-from robustkit.attacks.textattack import import_textattack
+from robustkit.attacks.textattack import as_model_wrapper, import_textattack
 from robustkit.attacks.words import recipes
 from robustkit.attacks.words.constraints import (
     MinWordLength,
@@ -24,12 +25,13 @@ from robustkit.attacks.words.constraints import (
 )
 from robustkit.attacks.words.engine import WordAttack
 from robustkit.attacks.words.goals import TargetedClassification
-from robustkit.attacks.words.resources import MaskedLanguageModel, universal_tag
+from robustkit.attacks.words.resources import MaskedLanguageModel, Neighbours, universal_tag
 from robustkit.attacks.words.search import BeamSearch, GreedyWordSwap
 from robustkit.attacks.words.text import WordText
 from robustkit.attacks.words.transformations import NeighbourSwap
+from robustkit.classifiers.text import TextClassifier
 from tests.robustkit.attacks.words import toys
-from tests.robustkit.tiny import tiny_masked_lm
+from tests.robustkit.tiny import SYNONYMS, tiny_masked_lm, toy_sentiment, trained_bert
 from trainkit.seeding import derive_seed
 
 pytestmark = pytest.mark.skipif(
@@ -226,7 +228,7 @@ Reference = Callable[[str, Any], Any]
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_equals_textattacks(name: str, reference: Reference) -> None:
-    examples = toys.toy_examples(40, seed=len(name))
+    examples = toys.toy_examples(30, seed=len(name), longest=20)
     classifier = toys.ToyClassifier()
     log = ours(name).attack(classifier, examples)
     assert list(log) == theirs(reference(name, wrapper_of(classifier)), examples)
@@ -234,9 +236,9 @@ def test_recipe_equals_textattacks(name: str, reference: Reference) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("budget", [1, 2, 9, 40])
+@pytest.mark.parametrize("budget", [1, 9, 30])
 def test_recipe_with_a_query_budget_equals_textattacks(name: str, budget: int, reference: Reference) -> None:
-    examples = toys.toy_examples(20, seed=budget)
+    examples = toys.toy_examples(10, seed=budget)
     classifier = toys.ToyClassifier()
     attack = reference(name, wrapper_of(classifier))
     attack.goal_function.query_budget = budget
@@ -257,7 +259,7 @@ def test_far_boundary_attack_on_two_classes_equals_textattacks_target_max_score(
     name: str, reference: Reference
 ) -> None:
     classifier = toys.ToyClassifier()
-    examples = [e for e in toys.toy_examples(40, seed=2) if classifier.predict([e[0]])[0] == e[1]][:25]
+    examples = [e for e in toys.toy_examples(40, seed=2) if classifier.predict([e[0]])[0] == e[1]][:16]
     attack = reference(name, wrapper_of(classifier))
     attack.goal_function.target_max_score = 0.1
     log = ours(name, goal_score=0.9).attack(classifier, examples)
@@ -267,7 +269,7 @@ def test_far_boundary_attack_on_two_classes_equals_textattacks_target_max_score(
 
 
 def test_three_classes_and_a_target_equal_textattacks(textattack: ModuleType, reference: Reference) -> None:
-    examples = toys.toy_examples(30, seed=3, num_labels=3)
+    examples = toys.toy_examples(20, seed=3, longest=16, num_labels=3)
     classifier = toys.ToyClassifier(num_labels=3)
     attack = reference("textfooler", wrapper_of(classifier))
     mine = ours("textfooler")
@@ -320,7 +322,7 @@ def test_every_ranking_equals_textattacks(
 @pytest.mark.parametrize("width", [1, 3])
 def test_beam_search_equals_textattacks(width: int, textattack: ModuleType, reference: Reference) -> None:
     classifier = toys.ToyClassifier()
-    examples = toys.toy_examples(12, seed=6, longest=10)
+    examples = toys.toy_examples(8, seed=6, longest=10)
     search = textattack.search_methods.BeamSearch(width)
     attack = composed(textattack, reference, search, classifier)
     for budget in (None, 50):
@@ -333,7 +335,7 @@ def test_beam_search_equals_textattacks(width: int, textattack: ModuleType, refe
 def test_ties_are_broken_as_in_textattack(ranking: Any, textattack: ModuleType, reference: Reference) -> None:
     # Words beyond the maximum length and saturated probabilities leave many words with the same score.
     classifier = toys.ToyClassifier(max_length=12, gain=40.0)
-    examples = toys.toy_examples(12, seed=7, longest=120)
+    examples = toys.toy_examples(5, seed=7, longest=90)
     search = textattack.search_methods.GreedyWordSwapWIR(ranking)
     attack = composed(textattack, reference, search, classifier)
     log = swap_attack(GreedyWordSwap(ranking)).attack(classifier, examples)
@@ -373,3 +375,43 @@ def test_pair_of_texts_equals_textattacks(reference: Reference) -> None:
     log = ours("textfooler").attack(classifier, examples)
     assert list(log) == theirs(reference("textfooler", wrapper_of(classifier)), examples)
     assert any(record.result_type == "Successful" for record in log)
+
+
+@pytest.mark.parametrize("ranking", ["delete", "weighted-saliency", "gradient"])
+def test_a_transformer_equals_textattacks_own_wrapper(ranking: Any, textattack: ModuleType) -> None:
+    # TextAttack pads each text to the model's maximum length, so the last bits differ, but no choice does.
+    from textattack.constraints.pre_transformation import RepeatModification as NoRepeat
+    from textattack.transformations import WordSwap
+
+    class Swap(WordSwap):  # type: ignore[misc]
+        def _get_replacement_words(self, word: str) -> Sequence[str]:
+            return SYNONYMS.get(word, ())
+
+    model, tokenizer = trained_bert()
+    classifier = TextClassifier(model, tokenizer)
+    examples = list(zip(*toy_sentiment(20, seed=9), strict=True))
+    gradient = ranking == "gradient"  # TextAttack's own takes it with dropout
+    wrapper = (
+        as_model_wrapper(classifier)
+        if gradient
+        else textattack.models.wrappers.HuggingFaceModelWrapper(model, tokenizer)
+    )
+    attack = textattack.Attack(
+        textattack.goal_functions.UntargetedClassification(wrapper),
+        [NoRepeat()],
+        Swap(),
+        textattack.search_methods.GreedyWordSwapWIR(ranking),
+    )
+    mine = WordAttack(
+        NeighbourSwap(Neighbours(SYNONYMS)),
+        index_constraints=[RepeatModification()],
+        search=GreedyWordSwap(ranking),
+    )
+    expected = theirs(attack, examples)
+    for lock_step in (1, 64):
+        log = mine.attack(classifier, examples, lock_step=lock_step)
+        for record, other in zip(log, expected, strict=True):
+            scores = {"original_score": other.original_score, "perturbed_score": other.perturbed_score}
+            assert replace(record, **scores) == other  # type: ignore[arg-type]
+            assert record.perturbed_score == pytest.approx(other.perturbed_score, abs=1e-5)
+    assert sum(record.result_type == "Successful" for record in expected) > 10
