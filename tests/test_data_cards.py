@@ -345,6 +345,12 @@ def count_averaged_perceptron_tagger() -> dict[str, int]:
     }
 
 
+def count_glove_twitter() -> dict[str, int]:
+    with gzip.open(data_file("lexicon/glove_twitter_25d_12k.txt.gz"), "rt", encoding="utf-8") as lines:
+        numbers = [len(line.split()) - 1 for line in lines]
+    return {"words": len(numbers), "dimensions": max(numbers)}
+
+
 def count_stopwords() -> dict[str, int]:
     return {"words": len(data_file("lexicon/stopwords_en.txt").read_text(encoding="utf-8").split())}
 
@@ -401,6 +407,7 @@ COUNTERS: dict[str, Callable[[], dict[str, int]]] = {
     "counterfitted_neighbors": count_counterfitted_neighbors,
     "open_english_wordnet": count_open_english_wordnet,
     "averaged_perceptron_tagger": count_averaged_perceptron_tagger,
+    "glove_twitter": count_glove_twitter,
     "stopwords": count_stopwords,
     "own_small_talk": count_own_small_talk,
     "own_characters": count_own_characters,

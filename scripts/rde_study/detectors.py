@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robustkit.detection import (
+    ADDMUDetector,
     FGWSDetector,
+    GradMaskDetector,
     KNNDetector,
     LIDDetector,
     MahalanobisDetector,
@@ -15,12 +17,15 @@ from robustkit.detection import (
     MSPDetector,
     PerplexityDetector,
     RDEDetector,
+    SharpnessDetector,
     WDRDetector,
 )
 from trainkit.datafiles import data_file
 
+from .attacks import Lexicon
+from .substitution import SubstitutionDetector, mistyped
+
 if TYPE_CHECKING:
-    from robustkit.attacks.words import WordNet
     from robustkit.classifiers import TextClassifier
     from robustkit.detection import Detector
 
@@ -42,7 +47,7 @@ class Entry:
     seeds: bool = False
 
 
-def entries(classifier: TextClassifier, wordnet: WordNet) -> list[Entry]:
+def entries(classifier: TextClassifier, lexicon: Lexicon) -> list[Entry]:
     """All detectors for one victim."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -52,6 +57,11 @@ def entries(classifier: TextClassifier, wordnet: WordNet) -> list[Entry]:
     glove = WordVectors.from_file(data_file("lexicon/glove_twitter_25d_12k.txt.gz")).neighbours(10)
     lm = AutoModelForCausalLM.from_pretrained(lm_path()).float().eval()
     tokenizer = AutoTokenizer.from_pretrained(lm_path())
+    synonyms = [
+        lambda word, rng: lexicon.wordnet.synonyms(word),
+        lambda word, rng: lexicon.neighbours.of(word),
+        lambda word, rng: [mistyped(word, rng)],
+    ]
     return [
         Entry("max-softmax", lambda seed: MSPDetector()),
         Entry("energy", lambda seed: MSPDetector("energy")),
@@ -62,6 +72,22 @@ def entries(classifier: TextClassifier, wordnet: WordNet) -> list[Entry]:
         Entry("kNN", lambda seed: KNNDetector()),
         Entry("LID", lambda seed: LIDDetector()),
         Entry("perplexity", lambda seed: PerplexityDetector(lm, tokenizer)),
-        Entry("FGWS", lambda seed: FGWSDetector(classifier, wordnet, glove)),
+        Entry("FGWS", lambda seed: FGWSDetector(classifier, lexicon.wordnet, glove)),
+        Entry("GradMask", lambda seed: GradMaskDetector(classifier)),
+        Entry("sharpness", lambda seed: SharpnessDetector(classifier)),
         Entry("WDR", lambda seed: WDRDetector(classifier)),
+        # A fifth of the published number of passes: 40 a text, and a reference of 200 texts.
+        Entry(
+            "ADDMU",
+            lambda seed: ADDMUDetector(classifier, copies=20, dropout_copies=4, passes=5, max_samples=200),
+        ),
+        Entry(
+            "edit probe",
+            lambda seed: SubstitutionDetector(classifier, synonyms, lexicon.stopwords, random_state=seed),
+            True,
+        ),
+        Entry(
+            "edit probe (WordNet)",
+            lambda seed: SubstitutionDetector(classifier, synonyms[:1], lexicon.stopwords),
+        ),
     ]

@@ -147,9 +147,7 @@ class Study:
         for name in self.data:
             classifier = self._classifier(name, self.runs / "cache")
             material = Material(load_data(name), classifier, self._folder("logs", name), self.plan)
-            scores[name] = score_all(
-                material, entries(classifier, lexicon.wordnet), self._folder("scores", name)
-            )
+            scores[name] = score_all(material, entries(classifier, lexicon), self._folder("scores", name))
         return scores
 
     def _write(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:

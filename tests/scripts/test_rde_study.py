@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from rde_study import combine, measure
 from rde_study.attacks import AttackPlan, attacked_rows
 from rde_study.combine import Judged
 from rde_study.data import DATA, StudyData, load_data
+from rde_study.substitution import SubstitutionDetector, edited, hidden_states, mistyped
 from rde_study.victims import VictimSettings, length_batches, train_victim
 
 from robustkit.attacks.logs import AttackLog, AttackRecord
-from tests.robustkit.tiny import tiny_classifier, toy_sentiment
+from robustkit.classifiers import TextClassifier
+from tests.robustkit.tiny import tiny_classifier, toy_sentiment, trained_bert
 
 
 def study_data(texts: Sequence[str], labels: Sequence[int]) -> StudyData:
@@ -218,3 +221,56 @@ def test_the_best_sum_joins_what_complements() -> None:
     choice = combine.best_sum([judged(0), judged(1)], ["one", "other", "noise"])
     assert set(choice.weights) == {"one", "other"}
     assert min(choice.leads) > 0
+
+
+# Edits ------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(alphabet="abcdefgh", min_size=3, max_size=9), st.integers(0, 1000))
+def test_a_typo_is_one_edit(word: str, seed: int) -> None:
+    typo = mistyped(word, Random(seed))
+    assert abs(len(typo) - len(word)) <= 1
+    if len(typo) == len(word):
+        assert sum(a != b for a, b in zip(word, typo, strict=True)) <= 2
+    else:
+        longer, shorter = sorted((word, typo), key=len, reverse=True)
+        assert any(longer[:i] + longer[i + 1 :] == shorter for i in range(len(longer)))
+
+
+@given(st.integers(0, 1000))
+def test_edits_change_words_that_have_replacements_and_nothing_else(seed: int) -> None:
+    text = "The fine film , isn't it ? A fine plot\twith (fine) acting !"
+    offers = {"fine": ["decent"], "film": ["movie"]}
+    new = edited(text, lambda word: offers.get(word, []), frozenset({"film"}), Random(seed))
+    assert new != text
+    assert new.replace("decent", "fine") == text
+    assert edited(text, lambda word: [], frozenset(), Random(seed)) == text
+
+
+def test_the_probe_finds_words_that_were_replaced_without_seeing_an_attack() -> None:
+    model, tokenizer = trained_bert()
+    classifier = TextClassifier(model, tokenizer)
+    texts, labels = toy_sentiment(300)
+    detector = SubstitutionDetector(classifier, [lambda word, rng: [mistyped(word, rng)]], penalty=1.0)
+    detector.fit(classifier.extract(texts[:200]), np.array(labels[:200]))
+    clean = texts[200:]
+    altered = [
+        edited(text, lambda word: [word[::-1]], frozenset(), Random(i)) for i, text in enumerate(clean)
+    ]
+    scores = detector.score_samples(classifier.extract([*clean, *altered]))
+    assert combine.auc(scores, np.arange(200) >= 100) > 0.9
+    again = SubstitutionDetector(classifier, [lambda word, rng: [mistyped(word, rng)]], penalty=1.0)
+    again.fit(classifier.extract(texts[:200]), np.array(labels[:200]))
+    np.testing.assert_allclose(again.score_samples(classifier.extract(clean)), scores[:100], rtol=1e-4)
+
+
+def test_hidden_states_do_not_depend_on_the_batch() -> None:
+    model, tokenizer = trained_bert()
+    classifier = TextClassifier(model, tokenizer)
+    texts, _ = toy_sentiment(50)
+    together = hidden_states(classifier, texts)
+    assert together.shape == (50, 2 * 3 * 32)
+    alone = np.concatenate([hidden_states(classifier, [text]) for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    vectors = classifier.extract(texts).values
+    np.testing.assert_allclose(together[:, 2 * 32 : 3 * 32], vectors, atol=1e-5)
