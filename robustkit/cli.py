@@ -204,6 +204,8 @@ def fit(
             raise ValueError(f"there is no detector {detector!r}; there are {', '.join(DETECTORS)}")
         if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
             raise FileExistsError(f"{out} exists and is no detector's folder; name another one")
+        if not 0 < fpr < 1:
+            raise ValueError(f"--fpr is {fpr}, expected a share between 0 and 1")
         settings = _object("--params", params)
         for path in (data, *([validation] if validation else []), *([adversarial] if adversarial else [])):
             _require(path)
@@ -221,7 +223,7 @@ def fit(
             Random(seed).shuffle(rows)
             held = math.ceil(len(rows) / 5)
             rows, clean = rows[held:], [text for text, _ in rows[:held]]
-        least = math.ceil(1 / fpr - 1e-9) - 1 if 0 < fpr < 1 else 0
+        least = math.ceil(1 / fpr - 1e-9) - 1
         if len(clean) < least:
             raise ValueError(
                 f"a threshold for a false positive rate of {fpr} needs at least {least} clean texts, there "
