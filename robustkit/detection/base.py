@@ -473,9 +473,8 @@ def as_rows(values: ArrayLike | torch.Tensor, name: str = "X") -> torch.Tensor:
         raise ValueError(f"{name} has shape {tuple(rows.shape)}; expected n rows of d numbers, n and d >= 1")
     if rows.dtype not in (torch.float32, torch.float64):
         rows = rows.to(torch.float32 if rows.is_floating_point() else torch.float64)
-    # One sum is cheaper than a look at each number.
-    if not math.isfinite(rows.sum(dtype=torch.float64)):
-        bad = ~torch.isfinite(rows).all(dim=1)
+    # One sum is cheaper than a look at each number; only large numbers make it infinite without need.
+    if not math.isfinite(rows.sum()) and (bad := ~torch.isfinite(rows).all(dim=1)).any():
         raise ValueError(f"{name}: row {int(bad.nonzero()[0])} holds NaN or infinite values")
     return rows
 
