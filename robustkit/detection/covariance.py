@@ -209,8 +209,9 @@ class MinCovDet(Estimator):
     ``"deterministic"`` starts from a few robust estimates in the manner of DetMCD (without its rank
     correlation, with median absolute deviations instead of Qn and the axes' medians instead of the OGK
     estimate). The log-determinant that it reaches is at most 0.02 above that of scikit-learn's FastMCD, on
-    Gaussian data of a hundred dimensions below it. It is equivariant under shifts and scales of the axes, roughly so under
-    rotations. ``"fast"`` is FastMCD: five hundred random starts on subsets of the rows, in batches.
+    Gaussian data of a hundred dimensions below it. It is equivariant under shifts and scales of the axes,
+    roughly so under rotations. ``"fast"`` is FastMCD: five hundred random starts on subsets of the rows, in
+    batches.
 
     Cost: a C-step takes 2 n P^2 operations, fitting about 30 of them for ``"deterministic"``. Memory: a few
     copies of the rows.
