@@ -1,4 +1,4 @@
-"""The ``dialogkit`` command: talk with a character, list characters, look at matches, watch the demo.
+"""The ``dialogkit`` command: talk, list characters, look at matches, distil retrievers, watch the demo.
 
 Model libraries are imported when a command needs them, so that ``dialogkit --help`` answers at once.
 """
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dialogkit.cli_g2r import g2r, index
 from dialogkit.demo import pairs_table
 from trainkit.terminal import error_console, output_console, plain_errors, quiet, safe, table
 
 if TYPE_CHECKING:
-    from dialogkit.chat import ChatSession
+    from dialogkit.chat import Chatbot, ChatSession
     from dialogkit.generation import Candidate, GenerationConfig, LanguageModel, Likelihood, Prompt
     from dialogkit.pdp import Character, PDPChatbot
 
@@ -35,7 +36,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
+app.add_typer(g2r, name="g2r")
+app.add_typer(index, name="index")
 
 MatcherName = Literal["dynamic", "static", "random", "gold"]
 PromptName = Literal["auto", "dialog", "chat", "utterances", "zero-shot"]
@@ -161,7 +163,14 @@ def demo(
 
 @app.command()
 def chat(
-    character: CharacterOption,
+    character: Annotated[
+        str | None,
+        typer.Option("--character", "-c", help="An embedded character, or a character's JSON file."),
+    ] = None,
+    bot: Annotated[
+        str | None,
+        typer.Option("--bot", help="Folder or Hub id of a saved chatbot, instead of a character."),
+    ] = None,
     model: ModelOption = None,
     endpoint: EndpointOption = None,
     matcher: MatcherOption = "dynamic",
@@ -183,11 +192,36 @@ def chat(
         int | None, typer.Option("--seed", min=0, help="The same messages get the same answers.")
     ] = None,
 ) -> None:
-    """Talk with a character."""
+    """Talk with a character, or with a saved chatbot."""
     with plain_errors():
-        parts = _Parts(model, endpoint, matcher, prompt, selection or "logprob", retriever, contexts, seed)
-        session = parts.bot(character).session()
+        from dialogkit.chat import ChatSession
+
+        if character is not None and bot is None:
+            parts = _Parts(
+                model, endpoint, matcher, prompt, selection or "logprob", retriever, contexts, seed
+            )
+            session = parts.bot(character).session()
+        elif bot is not None and character is None:
+            session = ChatSession(_saved_bot(bot))
+        else:
+            raise ValueError("name either a --character or a saved --bot to talk with")
         _Talk(session, rank=rank or selection is not None, seed=seed).run()
+
+
+def _saved_bot(name: str) -> Chatbot:
+    """A chatbot that was saved, of whatever kind."""
+    from dialogkit.g2r import RetrievalChatbot
+    from dialogkit.pdp import PDPChatbot
+    from trainkit.hub import MANIFEST, read_json, resolve
+
+    quiet()
+    folder = resolve(name)
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{name} is no saved chatbot: it holds no {MANIFEST}")
+    kind = read_json(folder / MANIFEST).get("kind")
+    if kind == RetrievalChatbot.__name__:
+        return RetrievalChatbot.from_pretrained(folder)
+    return PDPChatbot.from_pretrained(folder)
 
 
 @dataclass(frozen=True)
@@ -371,7 +405,12 @@ class _Talk:
         reply = self.session.last_reply
         if reply is None:
             raise ValueError("there is no reply to explain yet")
-        self.out.print(pairs_table(reply.evidence["pairs"], self.session.bot.name))
+        evidence = reply.evidence
+        if "pairs" in evidence:
+            self.out.print(pairs_table(evidence["pairs"], self.session.bot.name))
+        else:
+            rows = [(f"{row['score']:.3f}", row["response"]) for row in evidence["candidates"]]
+            self.out.print(table(("score", "response found"), rows, numeric=("score",)))
 
     def reset(self, argument: str) -> None:
         """Forgets the conversation."""

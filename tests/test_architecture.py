@@ -27,7 +27,7 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"pdp", "g2r", "exemplar", "diversity"}),
         frozenset({"evaluation"}),
         frozenset({"serve"}),
-        frozenset({"demo"}),
+        frozenset({"demo", "cli_g2r"}),
         frozenset({"cli"}),
     ),
     "robustkit": (
