@@ -7,10 +7,11 @@ their name ends in ``.gz``.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import string
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
@@ -37,22 +38,26 @@ Payload = TypeVar("Payload")
 Answer = TypeVar("Answer")
 
 
-def _open(path: str | Path, what: str) -> TextIO:
-    """Open a text file that may be compressed; say what is missing if it is not there."""
+@contextmanager
+def _open(path: str | Path, what: str) -> Iterator[TextIO]:
+    """Read a text file that may be compressed; say what was expected if it is missing or damaged."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}: expected {what}")
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8")
-    return path.open(encoding="utf-8")
+    opener: Callable[..., TextIO] = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); expected {what}") from error
 
 
 def _read_json(path: str | Path, what: str) -> dict[str, Any]:
     with _open(path, what) as file:
         try:
             value = json.load(file)
-        except (ValueError, EOFError, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}: not readable as JSON ({error}); expected {what}") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not JSON ({error}); expected {what}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a {type(value).__name__}; expected {what}")
     return value
@@ -299,7 +304,8 @@ class WordVectors:
 
     Args:
         words: The words, each once.
-        matrix: Their vectors, ``(len(words), d)``, kept in the precision that it has.
+        matrix: Their vectors, ``(len(words), d)``, kept in the precision that it has; whole numbers become
+            float32.
 
     Raises:
         ValueError: Lengths differ, a word stands twice or a number is not finite.
@@ -307,6 +313,8 @@ class WordVectors:
 
     def __init__(self, words: Sequence[str], matrix: np.ndarray) -> None:
         matrix = np.asarray(matrix)
+        if not np.issubdtype(matrix.dtype, np.floating):
+            matrix = matrix.astype(np.float32)
         if matrix.ndim != 2 or len(matrix) != len(words):
             raise ValueError(f"matrix has shape {matrix.shape}; expected ({len(words)}, d), one row per word")
         if not np.isfinite(matrix).all():
@@ -316,7 +324,7 @@ class WordVectors:
             raise ValueError("words holds a word twice")
         self.words = tuple(words)
         self.matrix = matrix
-        self._cosines: dict[tuple[str, str], float] = {}
+        self._cosine = lru_cache(maxsize=2**18)(self._cosine_of_rows)
 
     @classmethod
     def from_file(cls, path: str | Path) -> WordVectors:
@@ -335,16 +343,21 @@ class WordVectors:
         """
         what = "word vectors as text (word and numbers on each line), such as counter-fitted-vectors.txt"
         rows: dict[str, np.ndarray] = {}
+        width = 0
         with _open(path, what) as lines:
             for number, line in enumerate(lines, 1):
                 word, *values = line.rstrip("\r\n ").split(" ")
                 if number == 1 and len(values) == 1:
                     continue
+                width = width or len(values)
                 try:
                     row = np.array(values, dtype=np.float32)
-                    np.stack([row, next(iter(rows.values()), row)])
                 except ValueError as error:
                     raise ValueError(f"{path}:{number}: {error}; expected {what}") from error
+                if not len(row) == width > 0:
+                    raise ValueError(
+                        f"{path}:{number}: {len(row)} numbers, not {width or 'any'}; expected {what}"
+                    )
                 rows.setdefault(word, row)
         if not rows:
             raise ValueError(f"{path}: no vectors; expected {what}")
@@ -359,7 +372,7 @@ class WordVectors:
         return word in self._index
 
     def _row(self, word: str) -> torch.Tensor:
-        return torch.from_numpy(self.matrix[self._index[word]])
+        return torch.tensor(self.matrix[self._index[word]])
 
     def cosine(self, first: str, second: str) -> float:
         """The cosine similarity of two words.
@@ -374,11 +387,10 @@ class WordVectors:
         Raises:
             KeyError: A word has no vector.
         """
-        pair = (first, second) if self._index[first] <= self._index[second] else (second, first)
-        if pair not in self._cosines:
-            rows = self._row(pair[0]), self._row(pair[1])
-            self._cosines[pair] = torch.nn.functional.cosine_similarity(*rows, dim=0).item()
-        return self._cosines[pair]
+        return self._cosine(first, second) if first <= second else self._cosine(second, first)
+
+    def _cosine_of_rows(self, first: str, second: str) -> float:
+        return torch.nn.functional.cosine_similarity(self._row(first), self._row(second), dim=0).item()
 
     def squared_distance(self, first: str, second: str) -> float:
         """The squared Euclidean distance of two words.
@@ -404,7 +416,7 @@ class WordVectors:
             count: Neighbours per word.
 
         Returns:
-            The neighbours; a tie is broken by the order of the words.
+            The neighbours.
         """
         norms = np.linalg.norm(self.matrix, axis=1, keepdims=True)
         unit = torch.from_numpy(self.matrix / np.maximum(norms, np.finfo(self.matrix.dtype).tiny))
@@ -412,8 +424,8 @@ class WordVectors:
         for start in range(0, len(unit), 512):
             similar = unit[start : start + 512] @ unit.T
             similar[torch.arange(len(similar)), torch.arange(start, start + len(similar))] = -2.0
-            nearest = torch.sort(similar, dim=1, descending=True, stable=True).indices
-            for offset, row in enumerate(nearest[:, : min(count, len(unit) - 1)].tolist()):
+            nearest = similar.topk(min(count, len(unit) - 1), dim=1).indices
+            for offset, row in enumerate(nearest.tolist()):
                 lists[self.words[start + offset]] = [self.words[index] for index in row]
         return Neighbours(lists)
 

@@ -36,7 +36,8 @@ from robustkit.attacks.words import (
     run,
 )
 from robustkit.attacks.words.constraints import levenshtein
-from tests.robustkit.attacks.words.peers import PIECES, TA, pair, plain, texts
+from tests.robustkit.attacks.words.peers import TA, pair
+from tests.robustkit.attacks.words.samples import PIECES, plain, texts
 
 QUICK = settings(max_examples=60, deadline=None)
 constraints = TA.constraints

@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from robustkit.attacks.words import WordText, split_words
-from tests.robustkit.attacks.words.peers import PIECES, TA, no_chinese, pair, plain, same, texts
+from tests.robustkit.attacks.words.peers import TA, pair, same
+from tests.robustkit.attacks.words.samples import PIECES, no_chinese, plain, texts
 
 words_from_text = TA.shared.utils.words_from_text
 QUICK = settings(max_examples=80, deadline=None)

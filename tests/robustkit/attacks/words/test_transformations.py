@@ -36,7 +36,8 @@ from robustkit.attacks.words import (
     run,
 )
 from tests.robustkit.attacks.words import lexicon
-from tests.robustkit.attacks.words.peers import TA, pair, plain, texts
+from tests.robustkit.attacks.words.peers import TA, pair
+from tests.robustkit.attacks.words.samples import plain, texts
 
 QUICK = settings(max_examples=60, deadline=None)
 
