@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
+from robustkit.attacks.words.text import split_words
 from trainkit.hub import read_json, write_bytes, write_json
 
 __all__ = ["AttackLog", "AttackRecord", "AttackSummary", "ResultType", "RunLog", "strip_marks"]
@@ -33,7 +34,6 @@ _ALTERNATIVES = "alternatives"  # ours: a JSON list
 _EXAMPLE = "example"  # ours: position in the data, for rows in the order in which examples were finished
 _NEWLINE = "<SPLIT>"  # TextAttack's mark for a line break
 _FIELD = re.compile(r'"([^"]*(?:""[^"]*)*)"|([^",\r\n]*)')
-_WORD = re.compile(r"[\w*@]+(?:['\-_*@]+\w+)*")
 _MARKED = re.compile(r"\[\[(.+?)\]\]")
 
 
@@ -102,10 +102,10 @@ class AttackRecord:
         return "Failed" if self.perturbed_output == self.original_output else "Successful"
 
     def perturbed_word_rate(self) -> float:
-        """Changed, deleted or inserted words by words of the original; 0 for a text without words."""
-        words = len(_WORD.findall(strip_marks(self.original_text)))
+        """Changed, deleted or inserted words by words of the original (`split_words`); 0 without words."""
+        words = len(split_words(strip_marks(self.original_text)))
         changed = max(
-            sum(len(_WORD.findall(marked)) for marked in _MARKED.findall(text))
+            sum(len(split_words(marked)) for marked in _MARKED.findall(text))
             for text in (self.original_text, self.perturbed_text)
         )
         return changed / words if words else 0.0
