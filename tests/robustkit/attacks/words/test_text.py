@@ -61,6 +61,22 @@ def test_any_chain_of_replacements_is_that_of_textattack(text: str, data: st.Dat
     assert ours.original.text == text
 
 
+chinese = st.lists(
+    st.sampled_from(["我来到北京清华大学", "研究生命起源", "他的", "，", " ", "good-ish", "film"])
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(chinese.map("".join), st.data())
+def test_chinese_texts_are_cut_as_textattack_does(text: str, data: st.DataObject) -> None:
+    ours, theirs = pair(text)
+    same(ours, theirs)
+    if ours.words:
+        index = data.draw(st.integers(0, len(ours.words) - 1))
+        word = data.draw(st.sampled_from(["new", "", "研究生命", "two words"]))
+        same(ours.replaced(index, word), theirs.replace_word_at_index(index, word))
+
+
 @QUICK
 @given(texts)
 def test_every_deletion_is_that_of_textattack(text: str) -> None:
