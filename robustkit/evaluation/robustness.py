@@ -415,9 +415,12 @@ class _Pool:
     """Every text that a detection set may hold, with features from one forward pass each."""
 
     def __init__(self, classifier: TextClassifier, logs: Mapping[str, AttackLog]) -> None:
-        texts = dict.fromkeys(text for log in logs.values() for record in log for text in _texts(record))
+        texts = _distinct(logs.values())
         self._row = {text: row for row, text in enumerate(texts)}
-        self.features: Features = classifier.extract(list(texts))
+        self.features: Features = classifier.extract(texts)
+
+    def rows_of(self, logs: Iterable[AttackLog]) -> NDArray[np.int64]:
+        return self.rows(_distinct(logs))
 
     def rows(self, texts: Iterable[str]) -> NDArray[np.int64]:
         return np.array([self._row[text] for text in texts], dtype=np.int64)
@@ -462,10 +465,15 @@ class _Scores:
                             copy = _copy(detector, seed if draws else None)
                             if clean is not None and detector.needs_fit:
                                 copy.fit(clean, labels, self._adversarial(detector, log, seed, config))
+                            # One that learned from an attack is asked about that attack only.
+                            about = [log] if detector.needs_adversarial else logs.values()
+                            rows = pool.rows_of(about)
                             start = perf_counter()
-                            self._scores[same] = copy.score_samples(pool.features)
+                            scores = copy.score_samples(pool.features[rows])
                             seconds += perf_counter() - start
-                            count += len(pool.features)
+                            count += len(rows)
+                            self._scores[same] = np.full(len(pool.features), math.nan)
+                            self._scores[same][rows] = scores
                         self._scores[name, seed, attack] = self._scores[same]
                 self.ms[name] = 1000 * seconds / max(1, count)
                 bar.advance(note=name)
@@ -602,6 +610,11 @@ def _failed_attacks(
 
 def _texts(record: AttackRecord) -> tuple[str, ...]:
     return (strip_marks(record.original_text), strip_marks(record.perturbed_text))
+
+
+def _distinct(logs: Iterable[AttackLog]) -> list[str]:
+    """The texts of logs, each once."""
+    return list(dict.fromkeys(text for log in logs for record in log for text in _texts(record)))
 
 
 def _changed_in_vain(record: AttackRecord) -> bool:
