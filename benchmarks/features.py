@@ -1,6 +1,6 @@
 """Vectors and logits of texts: length-sorted dynamic padding against padding to a fixed length.
 
-    python benchmarks/features.py [--model FOLDER] [--texts 256] [--repeats 3]
+    python benchmarks/features.py [--model FOLDER] [--texts 1024] [--repeats 3]
 
 Both sides run the same model in float32 and take the first token of the last hidden state and the logits.
 The other side is what the released code of the detection benchmark does: every text is padded to the data
@@ -142,14 +142,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="folder or Hub id of a sequence classifier; default: MiniLM")
-    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--texts", type=int, default=1024, help="of SST-2; fewer of the longer ones")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("runs/bench/features.json"))
     arguments = parser.parse_args()
 
     classifier = load(arguments.model)
-    # Reviews are long: a quarter of them takes as long as the texts of the other sets.
-    counts = {name: arguments.texts // (4 if SETS[name][1] == 512 else 1) for name in SETS}
+    # Each set makes the same number of tokens when it is padded to its fixed length.
+    counts = {name: max(1, arguments.texts * 64 // length) for name, (_, length, _) in SETS.items()}
     rows = [compare(classifier, name, count, arguments.repeats) for name, count in counts.items()]
     result = {
         "benchmark": "features",

@@ -31,11 +31,14 @@ class Reading:
 
     Attributes:
         position: Where; None if it is none of the three.
-        padding_side: On which side a batch may be padded so that padding changes nothing.
+        padding_side: On which side a batch is padded.
+        ignores_padding: Whether padding changes nothing. Convolutions (ConvBERT) and Fourier transforms
+            (FNet) see it.
     """
 
     position: Position | None
     padding_side: Literal["left", "right"]
+    ignores_padding: bool
 
 
 @contextmanager
@@ -101,15 +104,23 @@ def find_reading(
     Raises:
         ValueError: The logits are NaN or infinite, or the model has no encoder.
     """
-    found = _position(model, batch)
-    if found == _position(model, padded("right")):
-        return Reading(found, "right")
-    if found == _position(model, padded("left")):
-        return Reading(found, "left")
-    return Reading(None, "right")
+    found, logits = _look(model, batch)
+    at_right, padded_right = _look(model, padded("right"))
+    if at_right == found:
+        return Reading(found, "right", _alike(logits, padded_right))
+    at_left, padded_left = _look(model, padded("left"))
+    if at_left == found:
+        return Reading(found, "left", _alike(logits, padded_left))
+    return Reading(None, "right", _alike(logits, padded_right))
 
 
-def _position(model: nn.Module, batch: Mapping[str, Tensor]) -> Position | None:
+def _alike(one: Tensor, other: Tensor) -> bool:
+    tolerance = 1e-3 if one.dtype in (torch.float32, torch.float64) else 0.1
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+def _look(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Position | None, Tensor]:
+    """What the head reads of one text, and its logits."""
     embedding = model.get_input_embeddings()  # type: ignore[operator]  # transformers models have it
 
     def follow(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
@@ -129,6 +140,12 @@ def _position(model: nn.Module, batch: Mapping[str, Tensor]) -> Position | None:
             (gradient,) = torch.autograd.grad((logits * weights).sum(), state, allow_unused=True)
     finally:
         handle.remove()
+    return _position(gradient, batch, model.config.pad_token_id), logits.detach()  # type: ignore[union-attr, arg-type]
+
+
+def _position(
+    gradient: Tensor | None, batch: Mapping[str, Tensor], pad_token_id: int | None
+) -> Position | None:
     if gradient is None or gradient.ndim != 3:
         return None
     gradient = gradient[0].float()
@@ -137,8 +154,7 @@ def _position(model: nn.Module, batch: Mapping[str, Tensor]) -> Position | None:
     attended = mask.nonzero().flatten().tolist()
     if read == {0} and attended[0] == 0:
         return "first"
-    pad: Any = model.config.pad_token_id  # type: ignore[union-attr]
-    if read == {_last(batch["input_ids"], mask[None], pad)[0].item()}:
+    if read == {_last(batch["input_ids"], mask[None], pad_token_id)[0].item()}:
         return "last"
     if read == set(attended):
         rows = gradient[mask]

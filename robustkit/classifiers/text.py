@@ -567,12 +567,16 @@ class TextClassifier:
         order = sorted(range(len(tokens)), key=lambda i: (ends[i], -len(tokens[i].ids)))
         # Without a padding token in its configuration a head cannot tell the last token from padding.
         alone = self._pad is None or (config.pad_token_id is None and self._read().position == "last")
+        exact = not self._read().ignores_padding
         start = 0
         while start < len(order):
             longest = len(tokens[order[start]].ids)
             budget = self._tokens or _TOKENS.get(self.device.type, _TOKENS["cuda"])
             size = 1 if alone else max(1, budget // longest) if self._rows is None else self._rows
-            rows = [i for i in order[start : start + size] if ends[i] == ends[order[start]]]
+            first = order[start]
+            rows = [i for i in order[start : start + size] if ends[i] == ends[first]]
+            if exact:
+                rows = [i for i in rows if len(tokens[i].ids) == longest]
             try:
                 run(rows)
             except torch.OutOfMemoryError:

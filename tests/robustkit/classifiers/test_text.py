@@ -15,7 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import BertForSequenceClassification
+from transformers import (
+    BertForSequenceClassification,
+    ConvBertConfig,
+    ConvBertForSequenceClassification,
+    FNetConfig,
+    FNetForSequenceClassification,
+)
 
 from robustkit.classifiers import Features, TextClassifier
 from tests.robustkit.tiny import FAMILIES, tiny_classifier, toy_sentiment, trained_bert
@@ -184,6 +190,28 @@ def test_a_head_that_reads_the_mean_is_recognized() -> None:
     with torch.no_grad():
         logits = c.model.classifier(torch.from_numpy(found.values)).numpy()
     np.testing.assert_allclose(logits, found.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["convbert", "fnet"])
+def test_models_that_see_padding_get_none(kind: str) -> None:
+    """Convolutions and Fourier transforms mix padding into the text: texts of one length share a batch."""
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+    common = sizes | {"max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": 0}
+    _, tokenizer = tiny_classifier()
+    torch.manual_seed(0)
+    model: Any
+    if kind == "convbert":
+        config = ConvBertConfig(vocab_size=len(tokenizer), num_attention_heads=2, **common)
+        model = ConvBertForSequenceClassification(config)
+    else:
+        model = FNetForSequenceClassification(FNetConfig(vocab_size=len(tokenizer), **common))
+        tokenizer.model_input_names = ["input_ids", "token_type_ids"]
+    c = TextClassifier(model.eval(), tokenizer)
+    found = c.extract(TEXTS).values
+    np.testing.assert_allclose(found, np.concatenate([c.extract([text]).values for text in TEXTS]), atol=1e-5)
+    seen = Counted(c)
+    c.logits(["good film", "bad film", "good"])
+    assert seen.shapes == [(2, 4), (1, 3)]
 
 
 def test_a_head_that_reads_something_else_needs_an_explicit_pooling() -> None:
