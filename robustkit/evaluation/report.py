@@ -535,7 +535,6 @@ def _check_svg(title: str, svg: str) -> None:
 @cache
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -544,7 +543,6 @@ def _template() -> Template:
         clean=printable,
         shown=lambda cell: printable(_shown(cell)),
         pieces=lambda text: _marked_pieces(_visible(printable(text))),
-        svg=lambda figure: Markup(figure.svg),  # checked when the figure was made
         kind=lambda part: "text" if isinstance(part, str) else type(part).__name__.lower(),
         numeric=lambda table: [
             bool(table.rows) and all(_is_number(row[index]) for row in table.rows)
