@@ -167,7 +167,7 @@ class RDEDetector(_GaussianDetector):
     The score is the squared Mahalanobis distance :math:`(t - \mu_{\hat y})^T \Sigma_{\hat y}^{-1}
     (t - \mu_{\hat y})` of the kernel PCA coordinates t from the predicted class. The defaults are those of
     the authors' code, but for a Nystrom approximation of the kernel PCA and deterministic starts of the MCD,
-    which give the same ranking (rank correlation above 0.999) about fifty times faster. See ``docs/rde.md``.
+    which give the same ranking (rank correlation above 0.999) about forty times faster. See ``docs/rde.md``.
 
     The classes are those of the **gold** labels in `fit`; at use the class is the **predicted** one. Cost: no
     forward pass beyond the classifier's; `fit` on 8,000 texts of 768 features takes about a second, scoring
