@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from robustkit.classifiers import ImageClassifier as ImageClassifier
     from robustkit.classifiers import TextClassifier as TextClassifier
     from robustkit.detection import Detector as Detector
+    from robustkit.detection import RDEDetector as RDEDetector
+    from robustkit.detection import TextDetector as TextDetector
     from robustkit.detection import detection_report as detection_report
+    from robustkit.detection import guard as guard
     from robustkit.detection import make_scenario as make_scenario
+    from robustkit.evaluation import evaluate_robustness as evaluate_robustness
 
 _HOME = {
     "AttackLog": "attacks",
@@ -22,8 +26,12 @@ _HOME = {
     "Detector": "detection",
     "Features": "classifiers",
     "ImageClassifier": "classifiers",
+    "RDEDetector": "detection",
     "TextClassifier": "classifiers",
+    "TextDetector": "detection",
     "detection_report": "detection",
+    "evaluate_robustness": "evaluation",
+    "guard": "detection",
     "make_scenario": "detection",
 }
 
@@ -33,8 +41,12 @@ __all__ = [
     "Detector",
     "Features",
     "ImageClassifier",
+    "RDEDetector",
     "TextClassifier",
+    "TextDetector",
     "detection_report",
+    "evaluate_robustness",
+    "guard",
     "make_scenario",
 ]
 

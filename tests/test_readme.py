@@ -18,8 +18,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dialogkit.cli import app
+from dialogkit.cli import app as dialogkit_app
+from robustkit.cli import app as robustkit_app
 
+APPS = {"dialogkit": dialogkit_app, "robustkit": robustkit_app}
+GROUPS = {("dialogkit", "g2r"), ("dialogkit", "index"), ("robustkit", "detect")}
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
 RUN = ("README.md", "docs/quickstart.md")
@@ -39,13 +42,13 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """(place, words after ``dialogkit``) of every call of the command in the shell samples."""
+    """(place, words) of every call of our commands in the shell samples, the program's name first."""
     return [
-        (place, shlex.split(call.split("dialogkit ", 1)[1], comments=True))
+        (place, shlex.split(call.strip().removeprefix(".venv/bin/"), comments=True))
         for place, text in blocks("bash")
-        for line in text.splitlines()
+        for line in text.replace("\\\n", " ").splitlines()
         for call in line.split("|")
-        if re.match(r"\s*(\.venv/bin/)?dialogkit ", call)
+        if re.match(r"\s*(\.venv/bin/)?(dialogkit|robustkit) ", call)
     ]
 
 
@@ -83,7 +86,9 @@ def test_every_sample_compiles_and_imports_names_that_exist(place: str, code: st
 def test_the_samples_are_found() -> None:
     documents = {place.split(":")[0] for place, _ in PYTHON}
     assert {"README.md", "docs/quickstart.md"} <= documents
-    assert {words[0] for _, words in commands()} >= {"chat", "characters", "match", "demo"}
+    called = {tuple(words[:2]) for _, words in commands()}
+    assert {("dialogkit", name) for name in ("chat", "characters", "match", "demo")} <= called
+    assert {("robustkit", name) for name in ("attack", "detect", "evaluate")} <= called
 
 
 COMMANDS = commands()
@@ -94,10 +99,12 @@ COMMANDS = commands()
 )
 def test_every_command_in_the_documents_parses(place: str, words: list[str]) -> None:
     # Everything is parsed before --help, which is put last, shows its text: an unknown option is an error.
-    known = CliRunner().invoke(app, [words[0], "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-    assert known.exit_code == 0, f"{place}: there is no command {words[0]}"
+    depth = 3 if tuple(words[:2]) in GROUPS else 2
+    asked = [*words[1:depth], "--help"]
+    known = CliRunner().invoke(APPS[words[0]], asked, env={"COLUMNS": "300", "TERM": "dumb"})
+    assert known.exit_code == 0, f"{place}: there is no command {words[:depth]}"
     options = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", known.output))
-    assert {word for word in words[1:] if word.startswith("-")} <= options
+    assert {word for word in words[depth:] if word.startswith("-")} <= options
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
