@@ -655,14 +655,16 @@ class TextClassifier:
             batch["token_type_ids"] = token_type_ids
 
         def replace(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            ids = arguments[0]
-            if ids.shape == input_ids.shape and torch.equal(ids, input_ids):
-                return embeddings
-            if ids.shape == input_ids.T.shape and torch.equal(ids, input_ids.T):  # XLNet
+            ids, length = arguments[0], input_ids.shape[1]
+            if torch.equal(ids[:, :length], input_ids):  # Longformer pads to whole windows.
+                return torch.cat([embeddings, output[:, length:]], dim=1)
+            if token_type_ids is not None and torch.equal(
+                ids, token_type_ids
+            ):  # XLM has no others for types.
+                return output
+            if torch.equal(ids, input_ids.T):  # XLNet's axes are swapped.
                 return embeddings.transpose(0, 1)
-            if ids.shape == input_ids.shape and torch.equal(
-                ids[:, 1:], input_ids[:, :-1]
-            ):  # a decoder's input
+            if torch.equal(ids[:, 1:], input_ids[:, :-1]):  # A decoder's input begins with another token.
                 return torch.cat([output[:, :1], embeddings[:, :-1]], dim=1)
             raise ValueError(f"{type(self.model).__name__} does not embed the tokens that it is given")
 

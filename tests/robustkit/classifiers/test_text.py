@@ -16,15 +16,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
     BertForSequenceClassification,
     ConvBertConfig,
     ConvBertForSequenceClassification,
     FNetConfig,
     FNetForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    XLMConfig,
+    XLMForSequenceClassification,
 )
 
 from robustkit.classifiers import Features, TextClassifier
-from tests.robustkit.tiny import FAMILIES, tiny_classifier, toy_sentiment, trained_bert
+from tests.robustkit.tiny import (
+    FAMILIES,
+    tiny_classifier,
+    toy_sentiment,
+    toy_words,
+    trained_bert,
+    word_tokenizer,
+)
 from trainkit.hub import HubOfflineError
 
 TEXTS = [*toy_sentiment(12)[0], "good", "", "the film , the plot .", "quite unknown words"]
@@ -190,6 +207,45 @@ def test_a_head_that_reads_the_mean_is_recognized() -> None:
     with torch.no_grad():
         logits = c.model.classifier(torch.from_numpy(found.values)).numpy()
     np.testing.assert_allclose(logits, found.logits, atol=1e-5)
+
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+    "initializer_range": 0.3,
+}  # fmt: skip
+OTHERS: dict[str, tuple[Any, Any, str, dict[str, Any]]] = {
+    "albert": (AlbertConfig, AlbertForSequenceClassification, "bert", SMALL | {"embedding_size": 16}),
+    "llama": (LlamaConfig, LlamaForSequenceClassification, "gpt2", SMALL | {"num_key_value_heads": 1}),
+    "longformer": (
+        LongformerConfig, LongformerForSequenceClassification, "roberta", SMALL | {"attention_window": 8},
+    ),
+    "modernbert": (
+        ModernBertConfig, ModernBertForSequenceClassification, "roberta",
+        SMALL | {"classifier_pooling": "mean"},
+    ),
+    "xlm": (XLMConfig, XLMForSequenceClassification, "bert", {"emb_dim": 32, "n_layers": 2, "n_heads": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_need_no_code_of_their_own(kind: str) -> None:
+    config, model_class, style, sizes = OTHERS[kind]
+    tokenizer = word_tokenizer(toy_words(), style, max_length=60)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    torch.manual_seed(0)
+    model = model_class(
+        config(vocab_size=len(tokenizer), max_position_embeddings=64, cls_token_id=3, **special, **sizes)
+    )
+    c = TextClassifier(model.eval(), tokenizer)
+    found = c.extract(TEXTS)
+    alone = np.concatenate([c.extract([text]).values for text in TEXTS])
+    np.testing.assert_allclose(found.values, alone, atol=1e-5)
+    position = {"llama": "last", "modernbert": "mean"}.get(kind, "first")
+    want = TextClassifier(model, tokenizer, pooling=position)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.values, want.extract(TEXTS).values)
+    batch = c.encode(TEXTS)
+    logits = c.logits_from_embeddings(c.embeddings(batch["input_ids"]), **batch)
+    np.testing.assert_allclose(logits.detach(), found.logits, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["convbert", "fnet"])
