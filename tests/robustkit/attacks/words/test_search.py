@@ -198,3 +198,42 @@ def test_tokens_of_words(words: list[str], tokens: list[str], places: list[list[
 def test_bad_arguments_are_refused(make: Callable[[], Search], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_candidates_are_sorted_by_text() -> None:
+    steps = trial(Scorer({}), "s a", {"a": ["z", "x", "y"], "s": ["t"]})
+    assert [text.text for text in run(steps.candidates(steps.original))] == ["s x", "s y", "s z", "t a"]
+
+
+@pytest.mark.parametrize("against_original", [True, False])
+def test_candidates_are_compared_with_what_the_constraint_asks_for(against_original: bool) -> None:
+    references: list[str] = []
+
+    class Noting(Sentence):
+        def keep(self, candidates: list[WordText], reference: WordText) -> Steps[list[WordText]]:
+            yield from ()
+            references.append(reference.text)
+            return candidates
+
+    constraint = Noting({})
+    constraint.against_original = against_original
+    steps = trial(Scorer({}), "s a", {"s": ["t"], "a": ["x"]}, [constraint])
+    run(steps.candidates(steps.original.replaced(1, "x")))
+    assert references == ["s a" if against_original else "s x"]
+
+
+def test_words_without_candidates_weigh_nothing() -> None:
+    # Without "a" the score is highest, but it has no candidates and so goes to the end of the order.
+    scorer = Scorer({"a": -0.3, "b": -0.1, "s": 0.45, "x": 0.0})
+    steps = trial(scorer, "s a b", {"b": ["x"]})
+    run(GreedyWordSwap("weighted-saliency").find(steps))
+    order = run(GreedyWordSwap("weighted-saliency")._order(trial(scorer, "s a b", {"b": ["x"]})))
+    assert order[0] == 2
+
+
+def test_first_words_are_first_by_position() -> None:
+    # A set of the positions 8 and 1 lists 8 first.
+    text = " ".join("the" if i not in (1, 8) else "a" for i in range(9))
+    steps = trial(Scorer({}), text, {"a": ["x"]})
+    assert steps.indices(steps.original) == [8, 1]
+    assert run(GreedyWordSwap("delete", max_words=1)._order(steps)) == [1]
