@@ -729,8 +729,6 @@ class TextClassifier:
             self._in_batches(tokens, run)
         return [found[i] for i in range(len(items))]
 
-    word_gradients = token_gradients
-
     def _embedding(self) -> nn.Embedding:
         embedding = self.model.get_input_embeddings()
         if not isinstance(embedding, nn.Embedding):
