@@ -86,7 +86,7 @@ def _plain_errors() -> Iterator[None]:
         except BrokenPipeError:
             raise  # typer ends quietly when nobody reads on
         except KeyboardInterrupt as error:
-            _say("interrupted; the same command goes on from what is finished", "yellow")
+            _say("interrupted", "yellow")
             raise typer.Exit(130) from error
         except (ValueError, TypeError, OSError, ImportError) as error:
             _say(f"error: {error}", "red")

@@ -197,9 +197,16 @@ def _check(
                     f"the label of {name} {number} is {label}, {classifier.name} knows 0 to "
                     f"{classifier.num_labels - 1}"
                 )
-    for name in attacks:
+    for name, attack in attacks.items():
         if not name or any(letter in name for letter in "/\\\0") or name.startswith("."):
             raise ValueError(f"the attack name {name!r} cannot name a file; use letters, digits, '-' and '_'")
+        if isinstance(attack, AttackLog):
+            # Logs from elsewhere do not say; ours name the classifier by its fingerprint.
+            victim = attack.settings.get("classifier", classifier.fingerprint)
+            if victim != classifier.fingerprint:
+                raise ValueError(
+                    f"the log {name!r} is of an attack on another classifier than {classifier.name}"
+                )
     if not detectors:
         return
     least = math.ceil((1 / config.fpr - 1) / config.val_ratio - 1e-9)

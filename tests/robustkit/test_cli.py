@@ -172,7 +172,7 @@ def test_ctrl_c_is_said_in_a_line_and_the_log_goes_on(
     monkeypatch.setattr(TextClassifier, "logits", stop)
     result = call(*files.attack, "--out", str(path), "--lock-step", "4")
     assert result.exit_code == 130
-    assert "interrupted; the same command goes on" in result.stderr
+    assert result.stderr.splitlines()[-1] == "interrupted"
     monkeypatch.undo()
     done = len(AttackLog.read_csv(path))
     assert 0 < done < 40

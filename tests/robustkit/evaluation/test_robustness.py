@@ -185,6 +185,16 @@ def test_logs_of_other_data_are_refused(classifier: TextClassifier, folder: Path
         evaluate_robustness(classifier, DATA[:40], {"pwws": attack()}, folder=folder)
 
 
+def test_a_log_of_an_attack_on_another_classifier_is_refused(
+    classifier: TextClassifier, folder: Path
+) -> None:
+    log = AttackLog.read_csv(folder / "logs" / "pwws.csv")
+    other = AttackLog(log.records, log.name, log.model, {"classifier": "another"})
+    with pytest.raises(ValueError, match="the log 'pwws' is of an attack on another classifier than toy"):
+        evaluate_robustness(classifier, DATA, {"pwws": other})
+    assert evaluate_robustness(classifier, DATA, {"pwws": log}, config=CONFIG).section("attacks").parts
+
+
 def test_a_detector_that_needs_adversarial_examples_gets_those_of_the_validation_part(
     classifier: TextClassifier, folder: Path
 ) -> None:
