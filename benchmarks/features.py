@@ -150,7 +150,18 @@ def main() -> None:
     classifier = load(arguments.model)
     # Each set makes the same number of tokens when it is padded to its fixed length.
     counts = {name: max(1, arguments.texts * 64 // length) for name, (_, length, _) in SETS.items()}
-    rows = [compare(classifier, name, count, arguments.repeats) for name, count in counts.items()]
+    rows = []
+    for name, count in counts.items():
+        row = compare(classifier, name, count, arguments.repeats)
+        seconds = row["median_s"]
+        print(
+            f"{name}, {row['texts']} texts, fixed length {row['max_length']}: "
+            f"dynamic {seconds['dynamic']:.2f} s, fixed {seconds['fixed']:.2f} s, "  # type: ignore[index]
+            f"largest difference {row['largest_difference']:.1e}\n"
+            f"ratio fixed / dynamic: {row['ratio']:.1f} (processor time: {row['ratio_cpu']:.1f})",
+            flush=True,
+        )
+        rows.append(row)
     result = {
         "benchmark": "features",
         "model": classifier.name,
@@ -165,14 +176,6 @@ def main() -> None:
             "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         },
     }
-    for row in rows:
-        seconds = row["median_s"]
-        print(
-            f"{row['data']}, {row['texts']} texts, fixed length {row['max_length']}: "
-            f"dynamic {seconds['dynamic']:.2f} s, fixed {seconds['fixed']:.2f} s, "  # type: ignore[index]
-            f"largest difference {row['largest_difference']:.1e}"
-        )
-        print(f"ratio fixed / dynamic: {row['ratio']:.1f} (processor time: {row['ratio_cpu']:.1f})")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
