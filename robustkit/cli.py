@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -19,6 +17,8 @@ from random import Random
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from trainkit.terminal import plain_errors, quiet
 
 if TYPE_CHECKING:
     from robustkit.attacks.logs import AttackLog
@@ -69,37 +69,6 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turns errors that a user can repair into one line on standard error and exit code 2.
-
-    Warnings become a line, too. What is left to show a traceback is a defect of the program.
-    """
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        _say(f"warning: {message}", "yellow")
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        try:
-            yield
-        except BrokenPipeError:
-            raise  # typer ends quietly when nobody reads on
-        except KeyboardInterrupt as error:
-            _say("interrupted", "yellow")
-            raise typer.Exit(130) from error
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            _say(f"error: {error}", "red")
-            raise typer.Exit(2) from error
-
-
-def _say(message: str, colour: str | None = None) -> None:
-    """One line on standard error that steers no terminal."""
-    from trainkit.cards import printable
-
-    typer.secho(" ".join(printable(message).split()), fg=colour, err=True)
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         try:
@@ -143,7 +112,7 @@ def attack(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Attack every text and log what came of it. The same command goes on with an interrupted log."""
-    with _plain_errors():
+    with plain_errors():
         if out.suffix != ".csv":
             raise ValueError(f"--out is {str(out)!r}; expected a name that ends in .csv")
         _require(data)
@@ -194,7 +163,7 @@ def fit(
     device: DeviceOption = None,
 ) -> None:
     """Fit a detector on clean texts, set its threshold, and save it."""
-    with _plain_errors():
+    with plain_errors():
         from robustkit.attacks.logs import AttackLog, strip_marks
         from robustkit.detection.text_detector import TextDetector
         from robustkit.evaluation.inputs import DETECTORS, make_detector, read_texts
@@ -265,13 +234,13 @@ def score(
     device: DeviceOption = None,
 ) -> None:
     """Print what a detector says of each text as a line of JSON."""
-    with _plain_errors():
+    with plain_errors():
         from robustkit.detection.text_detector import TextDetector
         from robustkit.evaluation.inputs import read_texts
 
         if file is not None:
             _require(file)
-        _quiet()
+        quiet()
         parts = _parts(_resources(resources, None, None, device), lm, device)
         if model is None:
             found = TextDetector.from_pretrained(detector, parts=parts)
@@ -336,7 +305,7 @@ def evaluate(
     device: DeviceOption = None,
 ) -> None:
     """Attack, detect, and write a report as Markdown, JSON, CSV and one HTML page."""
-    with _plain_errors():
+    with plain_errors():
         from robustkit.attacks.logs import AttackLog
         from robustkit.evaluation.inputs import make_attack, make_detector
         from robustkit.evaluation.robustness import EvaluationConfig, evaluate_robustness
@@ -391,16 +360,8 @@ def _require(path: Path) -> None:
         raise FileNotFoundError(f"there is no file {str(path)!r}")
 
 
-def _quiet() -> None:
-    """Keeps transformers' progress bars and advice off the terminal: this process is the command's own."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
 def _classifier(model: str, revision: str | None, device: str | None) -> TextClassifier:
-    _quiet()
+    quiet()
     from robustkit.classifiers.text import TextClassifier
 
     return TextClassifier.from_pretrained(model, revision=revision, device=device)
@@ -426,7 +387,7 @@ def _parts(found: Resources | None, lm: str | None, device: str | None) -> dict[
     if lm is not None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        _quiet()
+        quiet()
         loaded: Any = AutoModelForCausalLM.from_pretrained(lm, use_safetensors=True)
         parts |= {"lm": loaded.to(device or "cpu").eval(), "tokenizer": AutoTokenizer.from_pretrained(lm)}
     return parts

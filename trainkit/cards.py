@@ -26,10 +26,10 @@ __all__ = [
     "Metric",
     "ModelCard",
     "Sample",
+    "clean_text",
     "collect_versions",
     "markdown_line",
     "markdown_paragraphs",
-    "printable",
 ]
 
 _PACKAGES = (
@@ -263,7 +263,7 @@ def _require_text(owner: str, **values: str) -> None:
 # Escaping ---------------------------------------------------------------------------------------------------
 
 
-def printable(text: str) -> str:
+def clean_text(text: str) -> str:
     """Line breaks unified, lone surrogates replaced, other control characters removed."""
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
@@ -271,7 +271,7 @@ def printable(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(printable(text).split())
+    return " ".join(clean_text(text).split())
 
 
 def _slug(text: str) -> str:
@@ -289,12 +289,12 @@ def markdown_line(text: str) -> str:
 
 def markdown_paragraphs(text: str) -> str:
     """Text whose empty lines separate paragraphs, each escaped as by `markdown_line`."""
-    blocks = re.split(r"\n\s*\n", printable(text).strip())
+    blocks = re.split(r"\n\s*\n", clean_text(text).strip())
     return "\n\n".join(markdown_line(block) for block in blocks)
 
 
 def _fenced(text: str) -> str:
-    text = printable(text).strip("\n")
+    text = clean_text(text).strip("\n")
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}bash\n{text}\n{fence}"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["error_console", "output_console", "plain_errors", "printable", "quiet", "safe", "table"]
+__all__ = ["error_console", "output_console", "plain_errors", "printable", "quiet", "safe", "say", "table"]
 
 # Invisible characters that reorder the text around them and so can disguise what a line says.
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -107,18 +107,22 @@ def error_console() -> Console:
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def say(message: str, style: str = "") -> None:
+    """Prints one line on standard error."""
+    error_console().print(safe(message, style))
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turns errors that a user can repair into one line on standard error and exit code 2.
 
-    Warnings become a line, too. What is left to show a traceback is a defect of the program.
+    Warnings become a line, too, and Ctrl-C exit code 130. What is left to show a traceback is a defect of the
+    program.
     """
     import typer
 
-    console = error_console()
-
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        console.print(safe(f"warning: {message}", "yellow"))
+        say(f"warning: {message}", "yellow")
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -126,8 +130,11 @@ def plain_errors() -> Iterator[None]:
             yield
         except BrokenPipeError:
             raise  # typer ends quietly when nobody reads on
+        except KeyboardInterrupt as error:
+            say("interrupted", "yellow")
+            raise typer.Exit(130) from error
         except (ValueError, TypeError, OSError, ImportError) as error:
-            console.print(safe(f"error: {error}", "bold red"))
+            say(f"error: {error}", "bold red")
             raise typer.Exit(2) from error
 
 

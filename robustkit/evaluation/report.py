@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from xml.etree import ElementTree
 
-from trainkit.cards import markdown_line, markdown_paragraphs, printable
+from trainkit.cards import clean_text, markdown_line, markdown_paragraphs
 from trainkit.hub import artefact_path, read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -311,13 +311,13 @@ class RobustnessReport:
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values with all digits; NaN becomes null."""
         return {
-            "title": printable(self.title),
-            "facts": {printable(name): _cell_to_json(value) for name, value in self.facts.items()},
+            "title": clean_text(self.title),
+            "facts": {clean_text(name): _cell_to_json(value) for name, value in self.facts.items()},
             "csv": [name for name, _ in self._tables()],
             "sections": [
                 {
                     "key": section.key,
-                    "title": printable(section.title),
+                    "title": clean_text(section.title),
                     "parts": [_part_to_json(part) for part in section.parts],
                 }
                 for section in self.sections
@@ -396,7 +396,7 @@ def _plain(cell: object) -> object:
     """A cell for CSV: as it is, but nothing for None and NaN."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
-    return printable(cell) if isinstance(cell, str) else cell
+    return clean_text(cell) if isinstance(cell, str) else cell
 
 
 def _cell_to_json(cell: Cell) -> Any:
@@ -404,7 +404,7 @@ def _cell_to_json(cell: Cell) -> Any:
         return {name: _cell_to_json(value) for name, value in vars(cell).items() if value is not None}
     if isinstance(cell, float) and not math.isfinite(cell):
         return None if math.isnan(cell) else str(cell)
-    return printable(cell) if isinstance(cell, str) else cell
+    return clean_text(cell) if isinstance(cell, str) else cell
 
 
 def _cell_from_json(value: Any) -> Cell:
@@ -420,18 +420,18 @@ def _cell_from_json(value: Any) -> Cell:
 
 def _part_to_json(part: Part) -> dict[str, Any]:
     if isinstance(part, str):
-        return {"kind": "text", "text": printable(part)}
+        return {"kind": "text", "text": clean_text(part)}
     kind = next(name for name, known in _KINDS.items() if isinstance(part, known))
-    data: dict[str, Any] = {"kind": kind, "title": printable(part.title), "note": printable(part.note)}
+    data: dict[str, Any] = {"kind": kind, "title": clean_text(part.title), "note": clean_text(part.note)}
     match part:
         case Table():
-            data["columns"] = [printable(column) for column in part.columns]
+            data["columns"] = [clean_text(column) for column in part.columns]
             data["rows"] = [[_cell_to_json(cell) for cell in row] for row in part.rows]
         case Figure():
             data["svg"] = part.svg
         case Examples():
             data["pairs"] = [
-                {name: printable(text) for name, text in vars(pair).items()} for pair in part.pairs
+                {name: clean_text(text) for name, text in vars(pair).items()} for pair in part.pairs
             ]
     return data
 
@@ -540,9 +540,9 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        clean=printable,
-        shown=lambda cell: printable(_shown(cell)),
-        pieces=lambda text: _marked_pieces(_visible(printable(text))),
+        clean=clean_text,
+        shown=lambda cell: clean_text(_shown(cell)),
+        pieces=lambda text: _marked_pieces(_visible(clean_text(text))),
         kind=lambda part: "text" if isinstance(part, str) else type(part).__name__.lower(),
         numeric=lambda table: [
             bool(table.rows) and all(_is_number(row[index]) for row in table.rows)
