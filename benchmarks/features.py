@@ -34,10 +34,10 @@ from trainkit.datafiles import data_file, read_jsonl
 # File, maximum length of the released code, words of a made-up text (from, to). The reviews of movie_reviews
 # are about three times as long as those of IMDB, and most are cut off.
 SETS = {
-    "sst2": ("text/sst2_dev.jsonl.gz", 64, (3, 40)),
-    "ag_news": ("text/ag_news_test.jsonl.gz", 256, (15, 70)),
-    "imdb": ("attack_logs/bert-base-uncased-imdb_textfooler.csv.gz", 512, (40, 500)),
-    "movie_reviews": ("text/movie_reviews.jsonl.gz", 512, (200, 1500)),
+    "sst2": (lambda: data_file("text/sst2_dev.jsonl.gz"), 64, (3, 40)),
+    "ag_news": (lambda: data_file("text/ag_news_test.jsonl.gz"), 256, (15, 70)),
+    "imdb": (lambda: data_file("attack_logs/bert-base-uncased-imdb_textfooler.csv.gz"), 512, (40, 500)),
+    "movie_reviews": (lambda: data_file("text/movie_reviews.jsonl.gz"), 512, (200, 1500)),
 }
 WORDS = ("the", "a", "film", "plot", "story", "cast", "was", "is", "and", "with", "of", "good", "bad", "slow")
 
@@ -57,18 +57,18 @@ def load(model: str | None) -> TextClassifier:
 
 def texts_of(name: str, count: int) -> tuple[list[str], str]:
     """A sample of a data set, and where it is from."""
-    file, _, (shortest, longest) = SETS[name]
+    locate, _, (shortest, longest) = SETS[name]
     chance = Random(0)
     try:
-        path = data_file(file)
+        path = locate()
     except FileNotFoundError:
         made = [chance.choices(WORDS, k=chance.randint(shortest, longest)) for _ in range(count)]
         return [" ".join(text) for text in made], "made up"
-    if file.endswith(".csv.gz"):
+    if path.name.endswith(".csv.gz"):
         texts = [strip_marks(record.original_text) for record in AttackLog.read_csv(path)]
     else:
         texts = [row["text"] for row in read_jsonl(path)]
-    return chance.sample(texts, min(count, len(texts))), file
+    return chance.sample(texts, min(count, len(texts))), path.name
 
 
 def fixed_length(classifier: TextClassifier, texts: list[str], length: int) -> np.ndarray:

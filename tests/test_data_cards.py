@@ -287,6 +287,15 @@ def count_sentence_polarity() -> dict[str, int]:
     }
 
 
+def count_movie_reviews() -> dict[str, int]:
+    rows = list(read_jsonl(data_file("text/movie_reviews.jsonl.gz")))
+    return {
+        "reviews": len(rows),
+        "positive": sum(row["label"] for row in rows),
+        "words": words(*(row["text"] for row in rows)),
+    }
+
+
 def count_ag_news() -> dict[str, int]:
     train = [row["text"] for row in read_jsonl(data_file("text/ag_news_train.jsonl.gz"))]
     test = [row["text"] for row in read_jsonl(data_file("text/ag_news_test.jsonl.gz"))]
@@ -403,6 +412,7 @@ COUNTERS: dict[str, Callable[[], dict[str, int]]] = {
     "sst2": count_sst2,
     "sentence_polarity": count_sentence_polarity,
     "ag_news": count_ag_news,
+    "movie_reviews": count_movie_reviews,
     "attack_logs": count_attack_logs,
     "counterfitted_neighbors": count_counterfitted_neighbors,
     "open_english_wordnet": count_open_english_wordnet,
