@@ -221,7 +221,7 @@ def score(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="JSON lines or CSV with 'text', or a text in each line. Default: standard input."
+            help="JSON lines or CSV with 'text', or a text in each line. Default or '-': standard input."
         ),
     ] = None,
     model: Annotated[
@@ -238,9 +238,10 @@ def score(
         from robustkit.detection.text_detector import TextDetector
         from robustkit.evaluation.inputs import read_texts
 
+        if file == Path("-"):
+            file = None
         if file is not None:
             _require(file)
-        quiet()
         parts = _parts(_resources(resources, None, None, device), lm, device)
         if model is None:
             found = TextDetector.from_pretrained(detector, parts=parts)
@@ -375,6 +376,8 @@ def _resources(
     for folder in folders or ():
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder of resources {str(folder)!r}")
+    # Encoders among them load with bars.
+    quiet()
     return Resources(tuple(folders or ()), encoder, masked_lm, device or "cpu")
 
 

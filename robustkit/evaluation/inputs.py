@@ -299,12 +299,26 @@ class Resources:
     def _file(self, name: str) -> Path:
         path = self.find(name)
         if path is None:
-            raise FileNotFoundError(self._nowhere(name))
+            raise FileNotFoundError(f"{self._nowhere(name)}; it is {_SOURCES[name]}")
         return path
 
     def _nowhere(self, name: str) -> str:
-        folders = ", ".join(str(folder) for folder in self.folders) or "no folder of resources was given"
-        return f"the resource {name} is missing ({folders})"
+        if not self.folders:
+            return f"the resource {name} is missing: name a folder that holds it with --resources"
+        folders = ", ".join(str(folder) for folder in self.folders)
+        return f"the resource {name} is missing (not in {folders})"
+
+
+# What a missing file is and where to get it.
+_SOURCES = {
+    "stopwords_en.txt": "a list of words that stay, one a line, such as that of scikit-learn or NLTK",
+    "counterfitted_neighbors.json": "a JSON object of a word's nearest words by counter-fitted vectors "
+    "(github.com/nmrksic/counter-fitting), best first; counterfitted_vectors.txt can stand in for it",
+    "oewn_entries.json": "part of Open English WordNet (en-word.net): lemmas and their senses",
+    "oewn_synsets.jsonl": "part of Open English WordNet (en-word.net): a synset a line with its members",
+    "averaged_perceptron_tagger.json": "a part-of-speech tagger's weights, tagdict and classes, "
+    "such as NLTK's averaged_perceptron_tagger_eng in one object",
+}
 
 
 def _packaged_encoder() -> Path | None:
