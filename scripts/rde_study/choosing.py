@@ -14,8 +14,8 @@ from .measure import Scores, Setting
 
 __all__ = ["FIXED", "combined", "judged"]
 
-FIXED = ("max-softmax", "RDE", "FGWS", "perplexity")
-"""One detector for each kind of evidence: decision boundary, density, rare words, fluency."""
+FIXED = ("max-softmax", "RDE", "edit probe")
+"""One detector for each kind of evidence in the victim's own pass: boundary, density, edited words."""
 
 ByDetector = Mapping[str, Mapping[int, Scores]]
 

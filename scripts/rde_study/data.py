@@ -23,12 +23,14 @@ class StudyData:
         name: Short name.
         labels: Names of the classes; a label is a position in them.
         max_length: Tokens that a victim reads.
+        epochs: Passes over the training texts that a victim takes at most.
         train, validation, test: Pairs (text, label); no text stands in two parts.
     """
 
     name: str
     labels: tuple[str, ...]
     max_length: int
+    epochs: int
     train: tuple[Row, ...]
     validation: tuple[Row, ...]
     test: tuple[Row, ...]
@@ -66,14 +68,15 @@ def _sst2() -> StudyData:
     test = _without(_rows(data_file("text/sst2_test.jsonl.gz")))
     validation = _without(_rows(data_file("text/sst2_dev.jsonl.gz")), test)
     train = _without(_rows(data_file("text/sst2_train.jsonl.gz")), test, validation)
-    return StudyData("sst2", ("negative", "positive"), 64, tuple(train), tuple(validation), tuple(test))
+    labels = ("negative", "positive")
+    return StudyData("sst2", labels, 64, 3, tuple(train), tuple(validation), tuple(test))
 
 
 def _sentence_polarity() -> StudyData:
     rows = _shuffled(_without(_rows(data_file("text/sentence_polarity.jsonl.gz"))))
     test, validation, train = rows[:1800], rows[1800:2700], rows[2700:]
     labels = ("negative", "positive")
-    return StudyData("sentence_polarity", labels, 64, tuple(train), tuple(validation), tuple(test))
+    return StudyData("sentence_polarity", labels, 64, 3, tuple(train), tuple(validation), tuple(test))
 
 
 def _ag_news() -> StudyData:
@@ -81,7 +84,7 @@ def _ag_news() -> StudyData:
     rest = _shuffled(_without(_rows(data_file("text/ag_news_train.jsonl.gz")), test))
     labels = ("World", "Sports", "Business", "Sci/Tech")
     # Minutes of CPU time do not train on all 17,829 rows.
-    return StudyData("ag_news", labels, 128, tuple(rest[1000:5000]), tuple(rest[:1000]), tuple(test))
+    return StudyData("ag_news", labels, 128, 1, tuple(rest[1000:5000]), tuple(rest[:1000]), tuple(test))
 
 
 DATA: Mapping[str, Callable[[], StudyData]] = MappingProxyType(

@@ -17,7 +17,7 @@ from .choosing import combined
 from .data import DATA, load_data
 from .measure import Scores, Setting, settings_of, summary
 from .scoring import SEEDS, Material, score_all
-from .tables import markdown, pivot, write_csv
+from .tables import compared, markdown, overall, pivot, write_csv
 from .victims import VictimSettings, train_victim
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ class Study:
                     }
                 )
         self._write("attacks", attacked)
-        print(markdown(attacked), pivot(rows), sep="\n\n")
+        print(markdown(attacked), overall(rows), pivot(rows), pivot(rows, scenario="s2"), sep="\n\n")
+        print("\nRDE against max-softmax", leads_text(compared(rows, "RDE", ["max-softmax"])), sep="\n")
 
     def combine(self) -> None:
         """Chooses combinations on validation texts and writes ``combinations``: how they do on test texts."""
@@ -129,8 +130,12 @@ class Study:
         rows = summary(test, with_combinations)
         self._write("combinations", rows)
         write_json(self.runs / "tables" / "choices.json", choices)
-        print(pivot(rows))
-        print(choices)
+        print(overall(rows), pivot(rows), pivot(rows, scenario="s2"), sep="\n\n")
+        singles = list(next(iter(scores.values())))
+        for name in choices:
+            print(
+                f"\n{name} against the best single one", leads_text(compared(rows, name, singles)), sep="\n"
+            )
 
     def _sets(self, part: str) -> list[tuple[Setting, object]]:
         return [
@@ -156,3 +161,11 @@ class Study:
         write_json(folder / f"{name}.json", list(rows))
         write_csv(folder / f"{name}.csv", rows)
         write_bytes(folder / f"{name}.md", (markdown(rows) + "\n").encode())
+
+
+def leads_text(found: Sequence[tuple[tuple[str, ...], float, str]]) -> str:
+    """Leads in AUC points, one a line, after how many there are."""
+    lines = [f"{' '.join(kind)}: {100 * lead:+.1f} ({best})" for kind, lead, best in found]
+    return "\n".join(
+        [f"at least equal in {sum(lead >= 0 for _, lead, _ in found)} of {len(found)} rows", *lines]
+    )

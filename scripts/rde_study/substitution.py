@@ -96,7 +96,7 @@ def hidden_states(classifier: TextClassifier, texts: Sequence[str]) -> NDArray[n
 class SubstitutionDetector(ClassifierDetector):
     """Linear probe for replaced words on the classifier's hidden states.
 
-    Every training text is used once as it is and once `edited`; no attack and no adversarial text is needed.
+    Training texts are used once as they are and once `edited`; no attack and no adversarial text is needed.
     Cost: one forward pass, the classifier's own where its hidden states are kept.
 
     Args:
@@ -104,7 +104,8 @@ class SubstitutionDetector(ClassifierDetector):
         offers: For each kind of edit the replacements of a lower-case word; texts take turns. Not saved.
         spared: Words that are not replaced; not saved.
         penalty: Weight of the squared norm of the probe, relative to scikit-learn's ``C`` of 1.
-        random_state: Seed of the edits.
+        max_samples: At most so many training texts, drawn uniformly, are used.
+        random_state: Seed of the edits and of the draw.
     """
 
     extra_forwards = "1"
@@ -116,24 +117,27 @@ class SubstitutionDetector(ClassifierDetector):
         offers: Sequence[Callable[[str, Random], Sequence[str]]],
         spared: frozenset[str] = frozenset(),
         penalty: float = 300.0,
+        max_samples: int = 3000,
         random_state: int = 0,
     ) -> None:
         self.classifier = classifier
         self.offers = offers
         self.spared = spared
         self.penalty = penalty
+        self.max_samples = max_samples
         self.random_state = random_state
 
     def __repr__(self) -> str:
         return (
             f"SubstitutionDetector({len(self.offers)} kinds, penalty={self.penalty}, "
-            f"random_state={self.random_state})"
+            f"max_samples={self.max_samples}, random_state={self.random_state})"
         )
 
     def _fit(self, clean: Features, labels: NDArray[np.int64], adversarial: Features | None) -> None:
         from sklearn.linear_model import LogisticRegression
 
         texts = [str(text) for text in self._texts(clean)]
+        texts = Random(self.random_state).sample(texts, min(len(texts), self.max_samples))
         changed = []
         for number, text in enumerate(texts):
             rng = Random(derive_seed("edit", self.random_state, number))

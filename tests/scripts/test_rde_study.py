@@ -23,7 +23,7 @@ from tests.robustkit.tiny import tiny_classifier, toy_sentiment, trained_bert
 
 def study_data(texts: Sequence[str], labels: Sequence[int]) -> StudyData:
     rows = tuple(zip(texts, labels, strict=True))
-    return StudyData("toy", ("bad", "good"), 16, rows[:-60], rows[-60:-30], rows[-30:])
+    return StudyData("toy", ("bad", "good"), 16, 4, rows[:-60], rows[-60:-30], rows[-30:])
 
 
 # Data and victims -------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_a_victim_learns_and_is_a_plain_folder(tmp_path: Path) -> None:
     model, tokenizer = tiny_classifier("bert", texts, spread=0.05)
     model.save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
-    settings = VictimSettings(encoder=str(tmp_path / "encoder"), epochs=4, batch_size=20, learning_rate=3e-3)
+    settings = VictimSettings(encoder=str(tmp_path / "encoder"), batch_size=20, learning_rate=3e-3)
     data = study_data(texts, labels)
     figures = train_victim(data, tmp_path / "victim", seed=1, settings=settings)
     assert figures["test_accuracy"] > 0.9
