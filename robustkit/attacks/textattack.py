@@ -153,7 +153,7 @@ def run_attack(
         ValueError: The attack's goal is not about classes or it asks another model; an argument or a label is
             out of range; the file at ``path`` belongs to another run.
     """
-    from robustkit.attacks.words.engine import progress_note, read_examples
+    from robustkit.attacks.words.engine import Tally, read_examples
 
     textattack = import_textattack()
     if query_budget is not None and query_budget < 1:
@@ -182,6 +182,7 @@ def run_attack(
     }
     run = None if path is None else RunLog(path, name, classifier.name, settings)
     done = {} if run is None else run.done
+    tally = Tally(done.values())
     with (
         Progress(len(examples), name, done=len(done), enabled=progress) as bar,
         preserved_rng(),
@@ -192,11 +193,12 @@ def run_attack(
                 continue
             seed_everything(derive_seed("textattack", seed, index))
             result = built.attack(text if isinstance(text, str) else OrderedDict(text), label)
+            record = as_record(result)
             if run is None:
-                done[index] = as_record(result)
+                done[index] = record
             else:
-                run.append(index, as_record(result))
-            bar.advance(note=progress_note(done))
+                run.append(index, record)
+            bar.advance(note=tally.note(record))
     return AttackLog((done[index] for index in range(len(examples))), name, classifier.name, settings)
 
 

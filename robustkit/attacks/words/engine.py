@@ -33,7 +33,7 @@ from trainkit.seeding import derive_seed
 if TYPE_CHECKING:
     from robustkit.classifiers.text import TextClassifier
 
-__all__ = ["Examples", "WordAttack", "in_lock_step", "progress_note", "read_examples"]
+__all__ = ["Examples", "Tally", "WordAttack", "in_lock_step", "read_examples"]
 
 logger = logging.getLogger(__name__)
 
@@ -156,12 +156,13 @@ class WordAttack:
         left = ((index, record(index)) for index in range(len(examples)) if index not in done)
         try:
             with Progress(len(examples), self.name, done=len(done), enabled=progress) as bar:
+                tally = Tally(done.values())
                 for index, finished in in_lock_step(left, lock_step):
                     if run is None:
                         done[index] = finished
                     else:
                         run.append(index, finished)
-                    bar.advance(note=progress_note(done))
+                    bar.advance(note=tally.note(finished))
         except KeyboardInterrupt:
             if run is not None:
                 logger.warning(
@@ -285,13 +286,25 @@ def _record(trial: Trial, search: Search, n_best: int) -> Steps[AttackRecord]:
     )
 
 
-def progress_note(done: Mapping[int, AttackRecord]) -> str:
-    """What stands behind the bar of an attack run: success rate and queries so far."""
-    attacked = [record for record in done.values() if record.result_type != "Skipped"]
-    successes = sum(record.result_type == "Successful" for record in attacked)
-    queries = sum(record.num_queries for record in done.values())
-    rate = f"{successes / len(attacked):.0%} successful" if attacked else "none attacked"
-    return f"{rate}, {queries:,} queries"
+class Tally:
+    """What stands behind the bar of an attack run: success rate and queries so far.
+
+    Args:
+        records: What was done before.
+    """
+
+    def __init__(self, records: Iterable[AttackRecord] = ()) -> None:
+        self._attacked = self._successes = self._queries = 0
+        for record in records:
+            self.note(record)
+
+    def note(self, record: AttackRecord) -> str:
+        """Count one more example; the text for the bar."""
+        self._attacked += record.result_type != "Skipped"
+        self._successes += record.result_type == "Successful"
+        self._queries += record.num_queries
+        share = f"{self._successes / self._attacked:.0%} successful" if self._attacked else "none attacked"
+        return f"{share}, {self._queries:,} queries"
 
 
 def read_examples(dataset: Examples, num_labels: int) -> list[tuple[str | Mapping[str, str], int]]:
