@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustkit.classifiers.features import Features
-from trainkit.hub import fingerprint
+from robustkit.classifiers.fingerprints import model_fingerprint
 
 from .base import Detector, texts_of
 
@@ -175,19 +174,10 @@ class PerplexityDetector(Detector):
         return self._log_perplexities(list(texts))
 
     def _state(self) -> dict[str, Any]:
-        return {"lm": self._fingerprint()}
+        return {"lm": model_fingerprint(self.lm, self.tokenizer)}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        if state["lm"] != self._fingerprint():
+        if state["lm"] != model_fingerprint(self.lm, self.tokenizer):
             raise ValueError(
                 "this PerplexityDetector was calibrated with another language model or tokenizer"
             )
-
-    def _fingerprint(self) -> str:
-        weights = self.lm.state_dict()
-        numbers = (
-            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            for tensor in weights.values()
-        )
-        vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
-        return fingerprint(self.lm.config.to_json_string(), tuple(weights), *numbers, vocabulary)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from robustkit.attacks.words.text import split_words
+from robustkit.classifiers.fingerprints import model_fingerprint
 from trainkit.hub import fingerprint
 
 __all__ = [
@@ -645,7 +646,7 @@ class SentenceEncoder:
             mean: torch.Tensor = (states * mask).sum(1) / mask.sum(1)
             return mean
 
-        return cls(encode, batch_size=batch_size, fingerprint=_model_fingerprint(model, tokenizer))
+        return cls(encode, batch_size=batch_size, fingerprint=model_fingerprint(model, tokenizer))
 
     def answer(self, payloads: Sequence[str]) -> list[np.ndarray]:
         """Encode texts.
@@ -738,7 +739,7 @@ class MaskedLanguageModel:
     @cached_property
     def fingerprint(self) -> str:
         """Equal for equal weights, settings and vocabularies."""
-        return _model_fingerprint(self._model, self._tokenizer)
+        return model_fingerprint(self._model, self._tokenizer)
 
     def answer(self, payloads: Sequence[MaskQuery]) -> list[tuple[str, ...]]:
         """Guess what the mask hides.
@@ -808,16 +809,6 @@ def _from_local(kind: Any, folder: str | Path) -> Any:
             f"no model {str(folder)!r} for {kind.__name__}: no folder and not in the local Hub cache. Fetch "
             f"it with `hf download {folder}` and try again ({error})"
         ) from error
-
-
-def _model_fingerprint(model: Any, tokenizer: Any) -> str:
-    weights = model.state_dict()
-    numbers = (
-        tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
-        for tensor in weights.values()
-    )
-    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return fingerprint(model.config.to_json_string(), tuple(weights), *numbers, vocabulary)
 
 
 def _in_batches(
