@@ -85,11 +85,7 @@ def combined(
         weights[data] = {name: float(weight) for name, weight in fitted if weight > 1e-6}
     choices: dict[str, object] = {
         "sum of kinds": described(dict.fromkeys(FIXED, 1.0), leads(fixed, everything, bar)),
-        "sum, chosen": {
-            "weights": dict(chosen.weights),
-            "worst lead": chosen.worst,
-            "mean lead": chosen.mean,
-        },
+        "sum, chosen": described(chosen.weights, chosen.leads),
         "weighted": described(weights, leads(held_out, everything, bar)),
     }
     extended = {

@@ -73,6 +73,11 @@ def entries(classifier: TextClassifier, lexicon: Lexicon) -> list[Entry]:
         Entry("LID", lambda seed: LIDDetector()),
         Entry("perplexity", lambda seed: PerplexityDetector(lm, tokenizer)),
         Entry("FGWS", lambda seed: FGWSDetector(classifier, lexicon.wordnet, glove)),
+        Entry("edit probe", lambda seed: SubstitutionDetector(classifier, synonyms, lexicon.stopwords)),
+        Entry(
+            "edit probe (WordNet)",
+            lambda seed: SubstitutionDetector(classifier, synonyms[:1], lexicon.stopwords),
+        ),
         Entry("GradMask", lambda seed: GradMaskDetector(classifier)),
         Entry("sharpness", lambda seed: SharpnessDetector(classifier)),
         Entry("WDR", lambda seed: WDRDetector(classifier)),
@@ -80,10 +85,5 @@ def entries(classifier: TextClassifier, lexicon: Lexicon) -> list[Entry]:
         Entry(
             "ADDMU",
             lambda seed: ADDMUDetector(classifier, copies=10, dropout_copies=2, passes=5, max_samples=200),
-        ),
-        Entry("edit probe", lambda seed: SubstitutionDetector(classifier, synonyms, lexicon.stopwords)),
-        Entry(
-            "edit probe (WordNet)",
-            lambda seed: SubstitutionDetector(classifier, synonyms[:1], lexicon.stopwords),
         ),
     ]
