@@ -86,7 +86,10 @@ def combined(
     choices: dict[str, object] = {
         "sum of kinds": described(dict.fromkeys(FIXED, 1.0), leads(fixed, everything, bar)),
         "sum, chosen": described(chosen.weights, chosen.leads),
-        "weighted": described(weights, leads(held_out, everything, bar)),
+        "weighted": described(
+            {f"{data}: {name}": weight for data, found in weights.items() for name, weight in found.items()},
+            leads(held_out, everything, bar),
+        ),
     }
     extended = {
         data: {
@@ -100,6 +103,7 @@ def combined(
     return choices, extended
 
 
-def described(weights: Mapping[str, object], lead: Sequence[float]) -> dict[str, object]:
-    """A combination and its leads, for a file."""
-    return {"weights": dict(weights), "worst lead": min(lead), "mean lead": float(np.mean(lead))}
+def described(weights: Mapping[str, float], lead: Sequence[float]) -> dict[str, object]:
+    """A combination and its leads on validation sets, for a table."""
+    members = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    return {"weights": members, "worst lead": min(lead), "mean lead": float(np.mean(lead))}

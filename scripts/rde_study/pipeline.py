@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ __all__ = ["DATA", "STAGES", "run"]
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("victims", "attack", "detect", "combine")
+STAGES = ("victims", "attack", "detect", "combine", "report")
+PAGE = Path(__file__).parents[2] / "docs" / "rde_benchmark.md"
 CACHED = 100_000  # results of a classifier that are kept: the far attack repeats the near one's questions
 
 
@@ -53,6 +55,8 @@ def run(
         study.detect()
     if stage in ("combine", "all"):
         study.combine()
+    if stage in ("report", "all"):
+        study.report()
 
 
 class Study:
@@ -119,8 +123,6 @@ class Study:
                     }
                 )
         self._write("attacks", attacked)
-        print(markdown(attacked), overall(rows), pivot(rows), pivot(rows, scenario="s2"), sep="\n\n")
-        print("\nRDE against max-softmax", leads_text(compared(rows, "RDE", ["max-softmax"])), sep="\n")
 
     def combine(self) -> None:
         """Chooses combinations on validation texts and writes ``combinations``: how they do on test texts."""
@@ -130,12 +132,33 @@ class Study:
         rows = summary(test, with_combinations)
         self._write("combinations", rows)
         write_json(self.runs / "tables" / "choices.json", choices)
-        print(overall(rows), pivot(rows), pivot(rows, scenario="s2"), sep="\n\n")
-        singles = list(next(iter(scores.values())))
-        for name in choices:
-            print(
-                f"\n{name} against the best single one", leads_text(compared(rows, name, singles)), sep="\n"
-            )
+
+    def report(self) -> None:
+        """Puts the tables of the other stages into ``docs/rde_benchmark.md``, between its marks."""
+        tables = self.runs / "tables"
+        attacked, rows = (
+            json.loads((tables / f"{name}.json").read_text()) for name in ("attacks", "combinations")
+        )
+        choices = json.loads((tables / "choices.json").read_text())
+        singles = [name for name in dict.fromkeys(row["detector"] for row in rows) if name not in choices]
+        known = [json.loads(path.read_text()) for path in sorted(self.runs.glob("victims/*/figures.json"))]
+        names = ("data", "train_texts", "epoch", "validation_accuracy", "test_accuracy")
+        parts = {
+            "victims": markdown([{name: victim[name] for name in names} for victim in known]),
+            "attacks": markdown(attacked),
+            "overall": overall(rows),
+            "s1": pivot(rows),
+            "s2": pivot(rows, scenario="s2"),
+            "rde": leads_table({"RDE": compared(rows, "RDE", ["max-softmax"])}),
+            "choices": markdown([{"combination": name} | choice for name, choice in choices.items()]),
+            "leads": leads_table({name: compared(rows, name, singles) for name in choices}),
+        }
+        text = PAGE.read_text(encoding="utf-8")
+        for name, part in parts.items():
+            head, rest = text.split(f"<!-- {name} -->\n", 1)
+            tail = rest.split(f"<!-- end {name} -->", 1)[1]
+            text = f"{head}<!-- {name} -->\n\n{part}\n\n<!-- end {name} -->{tail}"
+        write_bytes(PAGE, text.encode())
 
     def _sets(self, part: str) -> list[tuple[Setting, object]]:
         return [
@@ -163,9 +186,12 @@ class Study:
         write_bytes(folder / f"{name}.md", (markdown(rows) + "\n").encode())
 
 
-def leads_text(found: Sequence[tuple[tuple[str, ...], float, str]]) -> str:
-    """Leads in AUC points, one a line, after how many there are."""
-    lines = [f"{' '.join(kind)}: {100 * lead:+.1f} ({best})" for kind, lead, best in found]
-    return "\n".join(
-        [f"at least equal in {sum(lead >= 0 for _, lead, _ in found)} of {len(found)} rows", *lines]
-    )
+def leads_table(by_detector: Mapping[str, Sequence[tuple[tuple[str, ...], float, str]]]) -> str:
+    """Leads of detectors in AUC points, a line for each row, and in how many each is at least as good."""
+    lines: dict[tuple[str, ...], dict[str, object]] = {}
+    reached: dict[str, object] = {"row": "at least equal", "against": ""}
+    for name, found in by_detector.items():
+        for kind, lead, best in found:
+            lines.setdefault(kind, {"row": " ".join(kind), "against": best})[name] = f"{100 * lead:+.1f}"
+        reached[name] = f"{sum(lead >= 0 for _, lead, _ in found)} of {len(found)}"
+    return markdown([*lines.values(), reached])

@@ -49,6 +49,9 @@ def pivot(rows: Sequence[Mapping[str, object]], figure: str = "auc", scenario: s
         best = max(round(100 * mean, 1) for mean, _ in cells.values())
         line: dict[str, object] = {"data": data, "attack": attack, "boundary": distance}
         for column in columns:
+            if column not in cells:
+                line[column] = ""
+                continue
             mean, spread = cells[column]
             text = f"{100 * mean:.1f} ± {100 * spread:.1f}"
             line[column] = f"**{text}**" if round(100 * mean, 1) == best else text
