@@ -67,7 +67,10 @@ Row = dict[str, str | float]
 
 
 def remembered_scores(
-    path: Path, identity: str, texts: Sequence[str], score: Callable[[Sequence[str]], Sequence[float]]
+    path: Path,
+    identity: str,
+    texts: Sequence[str],
+    prepare: Callable[[], Callable[[Sequence[str]], Sequence[float]]],
 ) -> tuple[dict[str, float], float]:
     """Scores of texts, of which only those not yet in the file are computed.
 
@@ -75,7 +78,7 @@ def remembered_scores(
         path: JSON file with what is known.
         identity: What made the scores; a file made by something else is started anew.
         texts: The texts.
-        score: Scores texts.
+        prepare: Gives the function that scores texts; its own time, such as fitting, does not count.
 
     Returns:
         Score of each text, and the mean CPU milliseconds for one.
@@ -85,6 +88,7 @@ def remembered_scores(
         known = {"identity": identity, "scores": {}, "seconds": 0.0}
     new = sorted(set(texts) - set(known["scores"]))
     if new:
+        score = prepare()
         started = time.process_time()
         found = score(new)
         known["seconds"] += time.process_time() - started

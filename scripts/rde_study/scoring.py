@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from robustkit.attacks.logs import AttackLog, strip_marks
 from robustkit.classifiers import Features, TextClassifier
 from robustkit.detection import Detector
+from trainkit import fingerprint
 
 from .attacks import AttackPlan, attacked_rows, read_logs
 from .data import StudyData
@@ -68,6 +69,11 @@ class Material:
         texts, labels = zip(*self.data.train, strict=True)
         return self.classifier.extract(texts), np.array(labels)
 
+    @cached_property
+    def attacked_fingerprint(self) -> str:
+        """Changes with the attacked training texts."""
+        return fingerprint([record.perturbed_text for record in self.logs["train"][self.plan.for_training]])
+
     def fit(self, detector: Detector) -> Detector:
         """Fits a detector on training texts; one that needs adversarial texts on the attacked ones."""
         features, labels = self.train
@@ -93,15 +99,16 @@ def score_all(material: Material, detectors: Sequence[Entry], folder: Path) -> d
         for seed in SEEDS if entry.seeds else SEEDS[:1]:
             detector = entry.make(seed)
 
-            def score(texts: Sequence[str], detector: Detector = detector) -> np.ndarray:
+            def prepare(detector: Detector = detector) -> Callable[[Sequence[str]], np.ndarray]:
                 if detector.needs_fit:
                     material.fit(detector)
-                return detector.score_samples(features[[inputs[text] for text in texts]])
+                return lambda texts: detector.score_samples(features[[inputs[text] for text in texts]])
 
             path = folder / f"{entry.name}-{seed}.json"
-            scores, milliseconds = remembered_scores(
-                path, f"{detector!r} {classifier.fingerprint}", material.texts, score
-            )
+            identity = f"{detector!r} {classifier.fingerprint}"
+            if detector.needs_adversarial:
+                identity += f" {material.attacked_fingerprint}"
+            scores, milliseconds = remembered_scores(path, identity, material.texts, prepare)
             clean = np.array([scores[text] for text in material.calibration])
             found.setdefault(entry.name, {})[seed] = Scores(scores, clean, milliseconds)
             logger.info("%s %s seed %d: %.2f ms a text", material.data.name, entry.name, seed, milliseconds)

@@ -1,7 +1,7 @@
 """The study of detectors: victims, texts under attack, the table, and the choice of a combination."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -111,15 +111,23 @@ def record(number: int, flipped: bool, score: float = 0.6) -> AttackRecord:
 def test_only_new_texts_are_scored(tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
+    prepared = []
+
     def score(texts: Sequence[str]) -> list[float]:
         asked.append(list(texts))
         return [float(len(text)) for text in texts]
 
+    def prepare() -> Callable[[Sequence[str]], list[float]]:
+        prepared.append(len(asked))
+        return score
+
     path = tmp_path / "scores" / "length.json"
-    assert measure.remembered_scores(path, "length", ["a", "bb"], score)[0] == {"a": 1.0, "bb": 2.0}
-    assert measure.remembered_scores(path, "length", ["bb", "ccc"], score)[0] == {"bb": 2.0, "ccc": 3.0}
+    assert measure.remembered_scores(path, "length", ["a", "bb"], prepare)[0] == {"a": 1.0, "bb": 2.0}
+    assert measure.remembered_scores(path, "length", ["bb", "ccc"], prepare)[0] == {"bb": 2.0, "ccc": 3.0}
     assert asked == [["a", "bb"], ["ccc"]]
-    measure.remembered_scores(path, "another", ["a"], score)
+    assert measure.remembered_scores(path, "length", ["bb"], prepare)[0] == {"bb": 2.0}
+    assert prepared == [0, 1]
+    measure.remembered_scores(path, "another", ["a"], prepare)
     assert asked[2:] == [["a"]]
 
 
