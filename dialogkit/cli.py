@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,7 +20,7 @@ import typer
 
 from dialogkit.cli_g2r import g2r, index
 from dialogkit.demo import pairs_table
-from trainkit.terminal import error_console, output_console, plain_errors, quiet, safe, table
+from trainkit.terminal import error_console, output_console, plain_errors, quiet, safe, show_version, table
 
 if TYPE_CHECKING:
     from dialogkit.chat import Chatbot, ChatSession
@@ -82,21 +81,13 @@ def main() -> None:
     app()
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        try:
-            number = version("dialogkit-robustkit")
-        except PackageNotFoundError:
-            number = "(not installed)"
-        typer.echo(f"dialogkit {number}")
-        raise typer.Exit()
-
-
 @app.callback()
 def _options(
     show_version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=show_version("dialogkit"), is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Dialogue systems that talk in character."""

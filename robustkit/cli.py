@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from trainkit.terminal import plain_errors, quiet
+from trainkit.terminal import plain_errors, quiet, show_version
 
 if TYPE_CHECKING:
     from robustkit.attacks.logs import AttackLog
@@ -69,21 +68,13 @@ def main() -> None:
     app()
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        try:
-            number = version("dialogkit-robustkit")
-        except PackageNotFoundError:
-            number = "(not installed)"
-        typer.echo(f"robustkit {number}")
-        raise typer.Exit()
-
-
 @app.callback()
 def _options(
     show_version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=show_version("robustkit"), is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Robustness of text classifiers: attacks, detectors, reports."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 from typing import Any, Literal
 
@@ -15,7 +16,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["error_console", "output_console", "plain_errors", "printable", "quiet", "safe", "say", "table"]
+__all__ = [
+    "error_console",
+    "output_console",
+    "plain_errors",
+    "printable",
+    "quiet",
+    "safe",
+    "say",
+    "show_version",
+    "table",
+]
 
 # Invisible characters that reorder the text around them and so can disguise what a line says.
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -136,6 +147,23 @@ def plain_errors() -> Iterator[None]:
         except (ValueError, TypeError, OSError, ImportError) as error:
             say(f"error: {error}", "bold red")
             raise typer.Exit(2) from error
+
+
+def show_version(program: str) -> Callable[[bool], None]:
+    """What typer calls for a program's ``--version``: prints the installed version and ends."""
+
+    def show(wanted: bool) -> None:
+        import typer
+
+        if wanted:
+            try:
+                number = version("dialogkit-robustkit")
+            except PackageNotFoundError:
+                number = "(not installed)"
+            typer.echo(f"{program} {number}")
+            raise typer.Exit()
+
+    return show
 
 
 def quiet() -> None:
