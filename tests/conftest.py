@@ -1,4 +1,4 @@
-"""Settings every test runs under: no network, no telemetry, one thread per worker, the same sums every time."""
+"""Settings every test runs under: no network, no telemetry, one thread per worker, repeatable sums."""
 
 import os
 
