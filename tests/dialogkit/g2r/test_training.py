@@ -122,8 +122,9 @@ def test_g10_chunks_change_neither_loss_nor_gradient(chunk_size: int, shared: bo
     assert float(loss.total) / loss.weight == pytest.approx(value, abs=1e-6)
     found = gradients(model)
     assert found.keys() == expected.keys()
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-6 * largest, msg=name)
 
 
 def test_dropout_falls_alike_in_both_passes() -> None:
@@ -244,6 +245,7 @@ fit(model, method, rows, config=steps)
 total = sum(float(p.detach().double().abs().sum()) for p in model.parameters())
 with open(f"{sys.argv[1]}/{method.rank}.json", "w") as file:
     json.dump({"processes": method.processes, "total": total, "drawn": drawn}, file)
+torch.distributed.destroy_process_group()
 """
 
 

@@ -130,6 +130,7 @@ def test_other_settings_are_refused(
 
 TWO = """
 import sys
+import torch
 from dialogkit.g2r import augment
 from tests.dialogkit.g2r.test_writing import CONFIG, EXAMPLES, WORDS
 from tests.dialogkit.tiny import tiny_causal_lm
@@ -139,6 +140,7 @@ try:
     augment(tiny_causal_lm(WORDS), EXAMPLES, sys.argv[1], config=CONFIG, seed=5, shard_size=2)
 except FileNotFoundError as error:
     print("the other process is not finished:", error)
+torch.distributed.destroy_process_group()
 """
 
 
