@@ -9,7 +9,7 @@ import numpy as np
 from dialogkit.dialogues import Example, single_line
 from dialogkit.retrieval import Retriever
 
-__all__ = ["context_text", "evaluate_hits", "hits_at_1"]
+__all__ = ["context_text", "draw_distractors", "evaluate_hits", "hits_at_1"]
 
 
 def context_text(turns: Sequence[str], max_turns: int = 20) -> str:
@@ -29,6 +29,15 @@ def hits_at_1(
         scores_of_others: ``[n, m]``; ``-inf`` for an entry that does not count.
     """
     return float((scores_of_true > scores_of_others.max(axis=1)).mean())
+
+
+def draw_distractors(
+    count: int, size: int, seed: int = 0
+) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """For each of ``count`` examples the numbers of ``size`` others, without replacement: ``[count, size]``."""
+    draw = np.random.default_rng(seed)
+    others = np.stack([draw.choice(count - 1, size=size, replace=False) for _ in range(count)])
+    return others + (others >= np.arange(count)[:, None])
 
 
 def evaluate_hits(
@@ -64,10 +73,7 @@ def evaluate_hits(
     responses = [single_line(example.response) for example in examples]
     queries = retriever.encode_context([context_text(example.context, max_turns) for example in examples])
     vectors = retriever.encode_response(responses)
-    draw = np.random.default_rng(seed)
-    count, largest = len(examples), max(candidates) - 1
-    others = np.stack([draw.choice(count - 1, size=largest, replace=False) for _ in range(count)])
-    others += others >= np.arange(count)[:, None]
+    others = draw_distractors(len(examples), max(candidates) - 1, seed)
     _, text = np.unique(responses, return_inverse=True)
     scores = np.einsum("nd,nmd->nm", queries, vectors[others])
     scores[text[others] == text[:, None]] = -np.inf
