@@ -31,10 +31,8 @@ def hits_at_1(
     return float((scores_of_true > scores_of_others.max(axis=1)).mean())
 
 
-def draw_distractors(
-    count: int, size: int, seed: int = 0
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """For each of ``count`` examples the numbers of ``size`` others, without replacement: ``[count, size]``."""
+def draw_distractors(count: int, size: int, seed: int = 0) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Numbers of ``size`` other examples for each of ``count``, without replacement: ``[count, size]``."""
     draw = np.random.default_rng(seed)
     others = np.stack([draw.choice(count - 1, size=size, replace=False) for _ in range(count)])
     return others + (others >= np.arange(count)[:, None])
