@@ -22,7 +22,9 @@ def main() -> None:
     )
     parser.add_argument("stage", choices=(*pipeline.STAGES, "all"))
     parser.add_argument("--data", nargs="+", choices=tuple(pipeline.DATA), default=list(pipeline.DATA))
-    parser.add_argument("--victim-seed", type=int, default=0, help="seed of the victims' training")
+    parser.add_argument(
+        "--victim-seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the victims' training"
+    )
     parser.add_argument("--encoder", default="minilm", help="folder or Hub id that the victims start from")
     parser.add_argument("--runs", type=Path, default=Path("runs/rde"), help="folder of everything written")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

@@ -56,7 +56,7 @@ class AttackPlan:
     """
 
     test: int = 160
-    validation: int = 80
+    validation: int = 120
     train: int = 120
     for_training: tuple[str, str] = ("pwws", "near")
     seed: int = 0

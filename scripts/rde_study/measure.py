@@ -17,7 +17,17 @@ from robustkit.detection.scenarios import DetectionSet, make_scenario
 from trainkit import write_json
 from trainkit.hub import read_json
 
-__all__ = ["FIGURES", "Row", "Scores", "Setting", "figures", "remembered_scores", "settings_of", "summary"]
+__all__ = [
+    "FIGURES",
+    "Row",
+    "Scores",
+    "Setting",
+    "at_seed",
+    "figures",
+    "remembered_scores",
+    "settings_of",
+    "summary",
+]
 
 FPR = 0.10
 FIGURES = ("auc", "tpr_oracle", "tpr", "fpr", "f1")
@@ -50,6 +60,7 @@ class Setting:
 
     Attributes:
         data: Data set.
+        victim: Name of the attacked classifier.
         attack: Attack.
         distance: ``near`` (the attack stops at the flip) or ``far`` (it goes on to a probability of 0.9).
         scenario: ``s1`` or ``s2``.
@@ -57,6 +68,7 @@ class Setting:
     """
 
     data: str
+    victim: str
     attack: str
     distance: str
     scenario: str
@@ -100,12 +112,18 @@ def remembered_scores(
 
 
 def settings_of(
-    data: str, logs: Mapping[tuple[str, str], AttackLog], seeds: Sequence[int], *, least: int = 10
+    data: str,
+    victim: str,
+    logs: Mapping[tuple[str, str], AttackLog],
+    seeds: Sequence[int],
+    *,
+    least: int = 10,
 ) -> Iterator[tuple[Setting, DetectionSet]]:
-    """The detection sets of both scenarios from the logs of one data set and part.
+    """The detection sets of both scenarios from the logs of one victim and part.
 
     Args:
         data: Name of the data set.
+        victim: Name of the attacked classifier.
         logs: Log by attack and distance.
         seeds: Seeds of the draws.
         least: Sets with fewer adversarial texts are left out: their figures would say nothing.
@@ -123,7 +141,12 @@ def settings_of(
             except ValueError:
                 continue
             if drawn.is_adversarial.sum() >= least:
-                yield Setting(data, attack, distance, scenario, seed), drawn
+                yield Setting(data, victim, attack, distance, scenario, seed), drawn
+
+
+def at_seed(by_seed: Mapping[int, Scores], seed: int) -> Scores:
+    """Scores of a seed; detectors without randomness have one entry."""
+    return by_seed.get(seed, by_seed[0])
 
 
 def figures(scores: Scores, drawn: DetectionSet) -> dict[str, float]:
@@ -144,29 +167,32 @@ def figures(scores: Scores, drawn: DetectionSet) -> dict[str, float]:
 def summary(
     sets: Sequence[tuple[Setting, DetectionSet]], detectors: Mapping[str, Mapping[str, Mapping[int, Scores]]]
 ) -> list[Row]:
-    """Mean and standard deviation over the seeds, one row for each detector and kind of detection set.
+    """Mean and standard deviation over victims and seeds, a row for each detector and kind of set.
 
     Args:
-        sets: Detection sets of any data sets.
-        detectors: Scores by data set, detector and seed; a detector without randomness has seed 0 alone.
+        sets: Detection sets of any victims.
+        detectors: Scores by victim, detector and seed, the same detectors for every victim; a detector
+            without randomness has seed 0 alone.
     """
-    groups: dict[tuple[str, str, str, str], list[tuple[int, DetectionSet]]] = {}
+    groups: dict[tuple[str, str, str, str], list[tuple[Setting, DetectionSet]]] = {}
     for setting, drawn in sets:
         key = (setting.data, setting.attack, setting.distance, setting.scenario)
-        groups.setdefault(key, []).append((setting.seed, drawn))
+        groups.setdefault(key, []).append((setting, drawn))
     rows: list[Row] = []
     for (data, attack, distance, scenario), draws in groups.items():
-        for name, by_seed in detectors[data].items():
-            found = [figures(by_seed.get(seed, by_seed[0]), drawn) for seed, drawn in draws]
+        for name in detectors[draws[0][0].victim]:
+            by_draw = [(detectors[setting.victim][name], setting, drawn) for setting, drawn in draws]
+            found = [figures(at_seed(of, setting.seed), drawn) for of, setting, drawn in by_draw]
             row: Row = {"data": data, "attack": attack, "distance": distance, "scenario": scenario}
             row |= {
                 "detector": name,
+                "victims": float(len({setting.victim for setting, _ in draws})),
                 "adversarial": float(np.mean([d.is_adversarial.sum() for _, d in draws])),
             }
             for figure in FIGURES:
                 values = [one[figure] for one in found]
                 row[figure] = float(np.mean(values))
                 row[f"{figure}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            row["ms"] = float(np.mean([scores.milliseconds for scores in by_seed.values()]))
+            row["ms"] = float(np.mean([s.milliseconds for of, _, _ in by_draw for s in of.values()]))
             rows.append(row)
     return rows

@@ -18,7 +18,7 @@ from .choosing import combined
 from .data import DATA, load_data
 from .measure import Scores, Setting, settings_of, summary
 from .scoring import SEEDS, Material, score_all
-from .tables import compared, markdown, overall, pivot, write_csv
+from .tables import averaged, compared, markdown, overall, pivot, write_csv
 from .victims import VictimSettings, train_victim
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(
     stage: str,
     data: Sequence[str] = tuple(DATA),
     *,
-    victim_seed: int = 0,
+    victim_seeds: Sequence[int] = (0,),
     encoder: str = "minilm",
     runs: Path = Path("runs/rde"),
     threads: int = 1,
@@ -46,7 +46,7 @@ def run(
     """Runs one stage or all (see ``scripts/rde_benchmark.py``)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
-    study = Study(runs, tuple(data), victim_seed, plan or AttackPlan())
+    study = Study(runs, tuple(data), tuple(victim_seeds), plan or AttackPlan())
     if stage in ("victims", "all"):
         study.victims(VictimSettings(encoder=encoder))
     if stage in ("attack", "all"):
@@ -60,43 +60,42 @@ def run(
 
 
 class Study:
-    """The stages over some data sets.
+    """The stages over some victims, each named after its data set and seed.
 
     Args:
         runs: Folder of everything written.
         data: Names of the data sets.
-        seed: Of the victims' training.
+        seeds: Of the victims' training.
         plan: Which texts are attacked.
     """
 
-    def __init__(self, runs: Path, data: Sequence[str], seed: int, plan: AttackPlan) -> None:
-        self.runs, self.data, self.seed, self.plan = runs, data, seed, plan
+    def __init__(self, runs: Path, data: Sequence[str], seeds: Sequence[int], plan: AttackPlan) -> None:
+        self.runs, self.data, self.plan = runs, data, plan
+        self.names = {f"{name}-{seed}": (name, seed) for name in data for seed in seeds}
 
-    def _folder(self, kind: str, name: str) -> Path:
-        return self.runs / kind / f"{name}-{self.seed}"
-
-    def _classifier(self, name: str, cache: int | Path) -> TextClassifier:
+    def _classifier(self, victim: str, cache: int | Path) -> TextClassifier:
         from robustkit.classifiers import TextClassifier
 
-        folder = self._folder("victims", name)
-        return TextClassifier.from_pretrained(folder, name=f"minilm-{name}-{self.seed}", cache=cache)
+        return TextClassifier.from_pretrained(
+            self.runs / "victims" / victim, name=f"minilm-{victim}", cache=cache
+        )
 
     def victims(self, settings: VictimSettings) -> None:
         """Trains the victims that are not there."""
-        for name in self.data:
-            folder = self._folder("victims", name)
+        for victim, (name, seed) in self.names.items():
+            folder = self.runs / "victims" / victim
             if not folder.exists():
-                logger.info("%s", train_victim(load_data(name), folder, seed=self.seed, settings=settings))
+                logger.info("%s", train_victim(load_data(name), folder, seed=seed, settings=settings))
 
     def attack(self) -> None:
         """Attacks every victim."""
         lexicon = Lexicon.load()
-        for name in self.data:
+        for victim, (name, _) in self.names.items():
             run_attacks(
                 load_data(name),
-                self._classifier(name, CACHED),
+                self._classifier(victim, CACHED),
                 lexicon,
-                self._folder("logs", name),
+                self.runs / "logs" / victim,
                 self.plan,
             )
 
@@ -106,14 +105,15 @@ class Study:
         rows = summary(sets, scores)
         self._write("detectors", rows)
         attacked = []
-        for name in self.data:
-            for (attack, distance), log in read_logs(self._folder("logs", name), "test").items():
+        for victim, (name, _) in self.names.items():
+            for (attack, distance), log in read_logs(self.runs / "logs" / victim, "test").items():
                 found = log.summary()
                 attacked.append(
                     {
                         "data": name,
                         "attack": attack,
                         "distance": distance,
+                        "victims": 1,
                         "texts": found.texts,
                         "accuracy": found.accuracy,
                         "under attack": found.accuracy_under_attack,
@@ -122,7 +122,9 @@ class Study:
                         "words changed": found.perturbed_word_rate,
                     }
                 )
-        self._write("attacks", attacked)
+        self._write(
+            "attacks", averaged(attacked, ("data", "attack", "distance"), counts=("victims", "texts"))
+        )
 
     def combine(self) -> None:
         """Chooses combinations on validation texts and writes ``combinations``: how they do on test texts."""
@@ -142,7 +144,7 @@ class Study:
         choices = json.loads((tables / "choices.json").read_text())
         singles = [name for name in dict.fromkeys(row["detector"] for row in rows) if name not in choices]
         known = [json.loads(path.read_text()) for path in sorted(self.runs.glob("victims/*/figures.json"))]
-        names = ("data", "train_texts", "epoch", "validation_accuracy", "test_accuracy")
+        names = ("data", "seed", "train_texts", "epoch", "validation_accuracy", "test_accuracy")
         parts = {
             "victims": markdown([{name: victim[name] for name in names} for victim in known]),
             "attacks": markdown(attacked),
@@ -163,8 +165,8 @@ class Study:
     def _sets(self, part: str) -> list[tuple[Setting, object]]:
         return [
             found
-            for name in self.data
-            for found in settings_of(name, read_logs(self._folder("logs", name), part), SEEDS)
+            for victim, (name, _) in self.names.items()
+            for found in settings_of(name, victim, read_logs(self.runs / "logs" / victim, part), SEEDS)
         ]
 
     def _scores(self) -> dict[str, Mapping[str, Mapping[int, Scores]]]:
@@ -172,10 +174,10 @@ class Study:
 
         lexicon = Lexicon.load()
         scores = {}
-        for name in self.data:
-            classifier = self._classifier(name, self.runs / "cache")
-            material = Material(load_data(name), classifier, self._folder("logs", name), self.plan)
-            scores[name] = score_all(material, entries(classifier, lexicon), self._folder("scores", name))
+        for victim, (name, _) in self.names.items():
+            classifier = self._classifier(victim, self.runs / "cache")
+            material = Material(load_data(name), classifier, self.runs / "logs" / victim, self.plan)
+            scores[victim] = score_all(material, entries(classifier, lexicon), self.runs / "scores" / victim)
         return scores
 
     def _write(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from trainkit.hub import write_bytes
 
-__all__ = ["compared", "markdown", "overall", "pivot", "write_csv"]
+__all__ = ["averaged", "compared", "markdown", "overall", "pivot", "write_csv"]
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
@@ -21,6 +21,24 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
         cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def averaged(
+    rows: Sequence[Mapping[str, object]], by: Sequence[str], *, counts: Sequence[str] = ()
+) -> list[dict[str, object]]:
+    """Means of the rows that agree in the columns ``by``; the columns ``counts`` are summed."""
+    groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    found = []
+    for group in groups.values():
+        joined = dict(group[0])
+        for name in joined:
+            if name not in by:
+                values = [row[name] for row in group]
+                joined[name] = sum(values) if name in counts else fmean(values)  # type: ignore[arg-type]
+        found.append(joined)
+    return found
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -136,7 +136,7 @@ def test_far_sets_hold_confident_flips_only_and_small_sets_are_left_out() -> Non
     far = AttackLog([record(i, flipped=i < 30, score=0.95 if i < 12 else 0.7) for i in range(60)], "toy")
     few = AttackLog([record(i, flipped=i < 3) for i in range(60)], "few")
     logs = {("toy", "near"): near, ("toy", "far"): far, ("few", "near"): few}
-    sets = list(measure.settings_of("d", logs, [0, 1]))
+    sets = list(measure.settings_of("d", "d-0", logs, [0, 1]))
     counts = {(s.attack, s.distance, s.scenario): int(d.is_adversarial.sum()) for s, d in sets if s.seed == 0}
     assert counts["toy", "near", "s2"] == 30
     assert counts["toy", "far", "s2"] == 12
@@ -146,7 +146,7 @@ def test_far_sets_hold_confident_flips_only_and_small_sets_are_left_out() -> Non
 
 def test_the_table_has_the_mean_over_seeds_and_thresholds_from_clean_text() -> None:
     log = AttackLog([record(i, flipped=True) for i in range(20)], "toy")
-    sets = list(measure.settings_of("d", {("toy", "near"): log}, [0, 1, 2]))
+    sets = list(measure.settings_of("d", "d-0", {("toy", "near"): log}, [0, 1, 2]))
     of = {
         f"text {i} is {word}": i / 10 + (5 if word == "decent" else 0)
         for i in range(20)
@@ -154,7 +154,7 @@ def test_the_table_has_the_mean_over_seeds_and_thresholds_from_clean_text() -> N
     }
     perfect = measure.Scores(of, np.linspace(0, 2, 99), 0.5)
     blind = measure.Scores(dict.fromkeys(of, 1.0), np.linspace(0, 2, 99), 0.1)
-    rows = measure.summary(sets, {"d": {"perfect": {0: perfect}, "blind": {s: blind for s in range(3)}}})
+    rows = measure.summary(sets, {"d-0": {"perfect": {0: perfect}, "blind": {s: blind for s in range(3)}}})
     assert len(rows) == 4
     first = next(row for row in rows if row["detector"] == "perfect" and row["scenario"] == "s2")
     assert first["auc"] == first["tpr"] == first["tpr_oracle"] == 1.0

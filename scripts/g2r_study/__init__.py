@@ -1,0 +1,1 @@
+"""The experiment of ``scripts/g2r_experiment.py``."""
