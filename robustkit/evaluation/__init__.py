@@ -8,38 +8,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.evaluation.figures import curves_figure as curves_figure
-    from robustkit.evaluation.report import Estimate as Estimate
-    from robustkit.evaluation.report import ExamplePair as ExamplePair
-    from robustkit.evaluation.report import Examples as Examples
-    from robustkit.evaluation.report import Figure as Figure
     from robustkit.evaluation.report import RobustnessReport as RobustnessReport
-    from robustkit.evaluation.report import Section as Section
-    from robustkit.evaluation.report import Table as Table
+    from robustkit.evaluation.report import attack_example as attack_example
     from robustkit.evaluation.robustness import EvaluationConfig as EvaluationConfig
     from robustkit.evaluation.robustness import evaluate_robustness as evaluate_robustness
+    from trainkit.report import Estimate as Estimate
+    from trainkit.report import Examples as Examples
+    from trainkit.report import Figure as Figure
+    from trainkit.report import Section as Section
+    from trainkit.report import Table as Table
 
 _HOME = {
-    "Estimate": "report",
-    "EvaluationConfig": "robustness",
-    "ExamplePair": "report",
-    "Examples": "report",
-    "Figure": "report",
-    "RobustnessReport": "report",
-    "Section": "report",
-    "Table": "report",
-    "curves_figure": "figures",
-    "evaluate_robustness": "robustness",
+    "Estimate": "trainkit.report",
+    "EvaluationConfig": "robustkit.evaluation.robustness",
+    "Examples": "trainkit.report",
+    "Figure": "trainkit.report",
+    "RobustnessReport": "robustkit.evaluation.report",
+    "Section": "trainkit.report",
+    "Table": "trainkit.report",
+    "attack_example": "robustkit.evaluation.report",
+    "curves_figure": "robustkit.evaluation.figures",
+    "evaluate_robustness": "robustkit.evaluation.robustness",
 }
 
 __all__ = [
     "Estimate",
     "EvaluationConfig",
-    "ExamplePair",
     "Examples",
     "Figure",
     "RobustnessReport",
     "Section",
     "Table",
+    "attack_example",
     "curves_figure",
     "evaluate_robustness",
 ]
@@ -48,7 +48,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from numpy.typing import ArrayLike
 
-from robustkit.evaluation.report import Figure
+from trainkit.report import Figure
 
 __all__ = ["curves_figure"]
 

@@ -16,19 +16,10 @@ from robustkit.attacks.logs import AttackLog, AttackRecord, strip_marks
 from robustkit.detection.metrics import DetectionReport, detection_report, roc_curve, threshold_from_clean
 from robustkit.detection.scenarios import DetectionSet, make_scenario, split_log
 from robustkit.evaluation.figures import curves_figure
-from robustkit.evaluation.report import (
-    Cell,
-    Estimate,
-    ExamplePair,
-    Examples,
-    Figure,
-    Part,
-    RobustnessReport,
-    Section,
-    Table,
-)
+from robustkit.evaluation.report import RobustnessReport, attack_example
 from trainkit.cards import collect_versions
 from trainkit.progress import Progress
+from trainkit.report import Cell, Estimate, Examples, Figure, Part, Section, Table
 
 if TYPE_CHECKING:
     from robustkit.attacks.words.asking import Service
@@ -404,7 +395,7 @@ def example_section(
         order = np.random.default_rng(seed).permutation(len(won))[:count]
         if len(order):
             pairs = tuple(
-                ExamplePair(_caption(won[i], labels), won[i].original_text, won[i].perturbed_text)
+                attack_example(_caption(won[i], labels), won[i].original_text, won[i].perturbed_text)
                 for i in sorted(order)
             )
             parts.append(

@@ -15,7 +15,14 @@ from robustkit.classifiers import TextClassifier
 from robustkit.detection import RDEDetector, detection_report, make_scenario, split_log, threshold_from_clean
 from robustkit.detection.base import Detector
 from robustkit.detection.softmax import MSPDetector
-from robustkit.evaluation import Estimate, EvaluationConfig, RobustnessReport, Table, evaluate_robustness
+from robustkit.evaluation import (
+    Estimate,
+    EvaluationConfig,
+    Examples,
+    RobustnessReport,
+    Table,
+    evaluate_robustness,
+)
 from robustkit.evaluation.robustness import attack_section, detection_section, example_section
 from tests.robustkit.tiny import SYNONYMS, toy_sentiment, trained_bert
 
@@ -287,9 +294,9 @@ def test_examples_are_drawn_from_successes_with_their_story() -> None:
     rows = [record(f"text [[{i}]]", f"text [[{i}!]]", 1, 0, "Successful", 0.8) for i in range(9)]
     log = AttackLog([*rows, record("x", "y", 0, 0, "Failed", 0.1)])
     first = example_section({"a": log}, ["bad", "good"], 3, seed=0).parts[0]
-    assert not isinstance(first, str | Table) and hasattr(first, "pairs")
-    assert len(first.pairs) == 3
-    assert first.pairs[0].caption == "good → bad · probability of good: 0.90 → 0.20 · 10 queries"
+    assert isinstance(first, Examples)
+    assert len(first.examples) == 3
+    assert first.examples[0].caption == "good → bad · probability of good: 0.90 → 0.20 · 10 queries"
     assert example_section({"a": log}, ["bad", "good"], 3, seed=1).parts[0] != first
     assert example_section({"a": log}, ["bad", "good"], 0).parts == ()
 

@@ -14,16 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustkit.evaluation import (
-    Estimate,
-    ExamplePair,
-    Examples,
-    Figure,
-    RobustnessReport,
-    Section,
-    Table,
-    curves_figure,
-)
+from trainkit.report import Bar, Bars, Estimate, Example, Examples, Figure, Report, Section, Table
 
 EVIL = "<script>alert(1)</script>\"'&|`*_[x](javascript:alert(2))\n# {{ 7 * 7 }} <!-- -->"
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0"/></svg>'
@@ -50,18 +41,19 @@ class Page(HTMLParser):
         self.text += "" if self._silent else data
 
 
-def full_report(word: str = EVIL) -> RobustnessReport:
+def full_report(word: str = EVIL) -> Report:
     """One of everything, with the same text wherever a text can stand."""
     table = Table(word, (word, "n"), ((word, 1), (word, math.nan)), word)
-    curve = curves_figure(f"ROC {word}", {word: ([0, 1], [0, 1])}, x_label=word, y_label=word, note=word)
-    pair = ExamplePair(word, f"{word} [[{word}]]", word)
-    parts = (word, table, curve, Examples(word, (pair,), word))
-    return RobustnessReport(word, (Section("one", word, parts), Section("two", word, (word,))), {word: word})
+    figure = Figure(word, SVG, word)
+    bars = Bars(word, (word, word, word), (Bar(word, word, (0.5, 0.0, math.nan)),), word, word)
+    pair = Example(word, ((word, f"{word} [[{word}]]"), (word, word)))
+    parts = (word, table, bars, figure, Examples(word, (pair,), word))
+    return Report(word, (Section("one", word, parts), Section("two", word, (word,))), {word: word})
 
 
 def test_all_files_are_written_and_nothing_else(tmp_path: Path) -> None:
     table = Table("Accuracy under attack", ("a",), ((1,),))
-    report = RobustnessReport("R", (Section("attacks", "Attacks", (table, table)),))
+    report = Report("R", (Section("attacks", "Attacks", (table, table)),))
     report.write(tmp_path / "new" / "folder")
     names = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
     assert names == {
@@ -74,17 +66,17 @@ def test_all_files_are_written_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_tables_of_an_earlier_report_go_other_files_stay(tmp_path: Path) -> None:
-    RobustnessReport("R", (Section("a", "A", (Table("Old", ("x",), ((1,),)),)),)).write(tmp_path)
+    Report("R", (Section("a", "A", (Table("Old", ("x",), ((1,),)),)),)).write(tmp_path)
     (tmp_path / "logs").mkdir()
     (tmp_path / "mine.csv").write_text("kept")
-    RobustnessReport("R", (Section("a", "A", (Table("New", ("x",), ((1,),)),)),)).write(tmp_path)
+    Report("R", (Section("a", "A", (Table("New", ("x",), ((1,),)),)),)).write(tmp_path)
     assert {path.name for path in tmp_path.glob("*.csv")} == {"a-new.csv", "mine.csv"}
     assert (tmp_path / "logs").is_dir()
 
 
 def test_a_forged_list_of_tables_removes_nothing_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "precious.csv").write_text("kept")
-    report = RobustnessReport("R")
+    report = Report("R")
     report.write(tmp_path / "run")
     forged = json.loads((tmp_path / "run" / "report.json").read_text()) | {"csv": ["../precious.csv"]}
     (tmp_path / "run" / "report.json").write_text(json.dumps(forged))
@@ -94,7 +86,7 @@ def test_a_forged_list_of_tables_removes_nothing_elsewhere(tmp_path: Path) -> No
 
 
 def test_a_report_is_read_back_and_goes_on_growing(tmp_path: Path) -> None:
-    report = RobustnessReport(
+    report = Report(
         "R",
         (
             Section(
@@ -109,14 +101,15 @@ def test_a_report_is_read_back_and_goes_on_growing(tmp_path: Path) -> None:
                         "note",
                     ),
                     Figure("F", SVG, "note"),
-                    Examples("E", (ExamplePair("c", "a [[b]]", "a [[c]]"),), "note"),
+                    Examples("E", (Example("c", (("before", "a [[b]]"), ("after", "a [[c]]"))),), "note"),
+                    Bars("B", ("x", "y"), (Bar("1", "thanks", (0.25, 0.0)),), "never", "note"),
                 ),
             ),
         ),
         {"n": 3, "share": 0.25, "yes": True, "none": None},
     )
     report.write(tmp_path)
-    again = RobustnessReport.read(tmp_path)
+    again = Report.read(tmp_path)
     assert again == report
     more = again.with_section(Section("b", "B", ("text",)))
     assert [section.key for section in more.sections] == ["a", "b"]
@@ -131,17 +124,17 @@ def test_a_report_is_read_back_and_goes_on_growing(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        RobustnessReport.read(tmp_path)
+        Report.read(tmp_path)
     (tmp_path / "report.json").write_text('{"title": "x"}')
     with pytest.raises(ValueError, match="is no report"):
-        RobustnessReport.read(tmp_path)
+        Report.read(tmp_path)
 
 
 def test_numbers_are_short_for_readers_and_whole_for_programs() -> None:
     cells = (0.123456789, 12.3456, 12345.678, 1234567, math.nan, None, True, math.inf, "x")
     shown = ("0.123", "12.3", "12\u202f346", "1\u202f234\u202f567", "–", "–", "yes", "inf", "x")
     table = Table("T", tuple("abcdefghi"), (cells,))
-    report = RobustnessReport("R", (Section("s", "S", (table,)),))
+    report = Report("R", (Section("s", "S", (table,)),))
     row = report.to_markdown().splitlines()[-1]
     assert row == f"| {' | '.join(shown).replace(chr(0x202F), ' ')} |"
     for text in shown:
@@ -160,7 +153,7 @@ def test_estimates_show_their_uncertainty_and_take_columns_of_their_own() -> Non
         ("c", Estimate(210.0, sd=3.25)),
     )
     table = Table("T", ("name", "AUC"), rows)
-    markdown = RobustnessReport("R", (Section("s", "S", (table,)),)).to_markdown()
+    markdown = Report("R", (Section("s", "S", (table,)),)).to_markdown()
     assert "0.951 ± 0.012 \\[0.900, 0.990\\]" in markdown
     assert "210.0 ± 3.2" in markdown
     assert "| --- | ---: |" in markdown
@@ -202,9 +195,31 @@ def test_light_and_dark_and_narrow_are_provided_for() -> None:
     assert '<meta name="color-scheme" content="light dark">' in source
 
 
+def test_bars_are_as_long_as_their_shares_and_a_missing_kind_is_named() -> None:
+    bars = Bars("B", ("human", "bot", "new"), (Bar("1", "thanks", (0.25, 0.0, math.nan)),), "never")
+    bars = Bars("B", bars.series, (*bars.bars, Bar("2", "bye", (0.5, 0.125, math.nan))), "never")
+    report = Report("R", (Section("s", "S", (bars,)),))
+    source = report.to_html()
+    assert re.findall(r'style="width: ([0-9.]+)%', source) == ["50.00", "100.00", "25.00"]
+    assert source.count(">never<") == 1 and source.count('class="absent">–<') == 2
+    assert "25.0 %" in source and "12.5 %" in source
+    assert bars.table.to_csv().splitlines() == [
+        ",what it is,human,bot,new",
+        "1,thanks,0.25,0.0,",
+        "2,bye,0.5,0.125,",
+    ]
+    assert "| 1 | thanks | 0.250 | 0.000 | – |" in report.to_markdown()
+
+
+@pytest.mark.parametrize("values", [(0.5,), (0.5, 1.5), (-0.1, 0.2)])
+def test_bars_that_are_no_shares_are_refused(values: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="of the bars 'B'"):
+        Bars("B", ("x", "y"), (Bar("1", "", values),))
+
+
 def test_changed_words_are_marked() -> None:
-    pair = ExamplePair("c", "a [[fine]] film", "a [[decent one]] film [single]")
-    report = RobustnessReport("R", (Section("s", "S", (Examples("E", (pair,)),)),))
+    pair = Example("c", (("before", "a [[fine]] film"), ("after", "a [[decent one]] film [single]")))
+    report = Report("R", (Section("s", "S", (Examples("E", (pair,)),)),))
     source = report.to_html()
     assert "<bdi>a <mark>fine</mark> film</bdi>" in source
     assert "<bdi>a <mark>decent one</mark> film [single]</bdi>" in source
@@ -212,8 +227,8 @@ def test_changed_words_are_marked() -> None:
 
 
 def test_characters_that_hide_or_reorder_are_named() -> None:
-    pair = ExamplePair("c", "a \u202eb", "go\u200bod")
-    source = RobustnessReport("R", (Section("s", "S", (Examples("E", (pair,)),)),)).to_html()
+    pair = Example("c", (("before", "a \u202eb"), ("after", "go\u200bod")))
+    source = Report("R", (Section("s", "S", (Examples("E", (pair,)),)),)).to_html()
     assert "a ⟨U+202E⟩b" in source and "go⟨U+200B⟩od" in source
     assert "\u202e" not in source
 
@@ -222,12 +237,22 @@ def test_characters_that_hide_or_reorder_are_named() -> None:
 @given(text=st.text(max_size=60))
 def test_any_text_is_shown_as_it_is(text: str) -> None:
     table = Table("T", ("x",), ((text,),))
-    pair = ExamplePair("c", text, text)
-    report = RobustnessReport("R", (Section("s", "S", (table, text, Examples("E", (pair,)))),))
+    pair = Example(text, (("before", text), ("after", text)))
+    report = Report("R", (Section("s", "S", (table, text, Examples("E", (pair,)))),))
     source = report.to_html()
-    empty = RobustnessReport(
+    empty = Report(
         "R",
-        (Section("s", "S", (Table("T", ("x",), (("",),)), "", Examples("E", (ExamplePair("c", "", ""),)))),),
+        (
+            Section(
+                "s",
+                "S",
+                (
+                    Table("T", ("x",), (("",),)),
+                    "",
+                    Examples("E", (Example("", (("before", ""), ("after", ""))),)),
+                ),
+            ),
+        ),
     ).to_html()
     marks = sum(tag == "mark" for tag, _ in Page(source).tags)
     assert len(Page(source).tags) - marks == len(Page(empty).tags)
@@ -237,45 +262,7 @@ def test_any_text_is_shown_as_it_is(text: str) -> None:
     table.to_csv().encode()
 
 
-# Figures.
-
-
-def test_a_picture_is_readable_in_both_schemes_and_always_the_same() -> None:
-    curves = {f"detector $x_{i}$": ([0, 0.5, 1], [0, 0.8, 1]) for i in range(10)}
-    figure = curves_figure("ROC", curves, x_label="FPR", y_label="TPR", diagonal=True, unit_square=True)
-    assert figure == curves_figure(
-        "ROC", curves, x_label="FPR", y_label="TPR", diagonal=True, unit_square=True
-    )
-    for name in (*curves, "FPR", "TPR"):
-        assert f">{name}</text>" in figure.svg  # text stays text, mathematics is not typeset
-    assert not re.search(r"(fill|stroke): ?(#000000|#ffffff|black|white)", figure.svg)
-    colours = {c for c in re.findall(r"stroke: (#[0-9a-f]{6})", figure.svg)}
-    for colour in colours:
-        assert contrast(colour, "#ffffff") >= 3 and contrast(colour, "#14171b") >= 3, colour
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast ratio of two colours (WCAG 2)."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_two_pictures_on_a_page_do_not_share_names() -> None:
-    one = curves_figure("A", {"x": ([0, 1], [0, 1])}, x_label="x", y_label="y")
-    two = curves_figure("B", {"x": ([0, 1], [0, 1])}, x_label="x", y_label="y")
-    clips = [set(re.findall(r'<clipPath id="([^"]+)"', figure.svg)) for figure in (one, two)]
-    assert clips[0] and not clips[0] & clips[1]
-
-
-def test_a_picture_without_curves_is_refused() -> None:
-    with pytest.raises(ValueError, match="no curves"):
-        curves_figure("A", {}, x_label="x", y_label="y")
+# Pictures.
 
 
 @pytest.mark.parametrize(
@@ -317,4 +304,4 @@ def test_misshapen_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="key of the section"):
         Section("Two words", "S", ())
     with pytest.raises(ValueError, match="keys of their own"):
-        RobustnessReport("R", (Section("a", "A", ()), Section("a", "B", ())))
+        Report("R", (Section("a", "A", ()), Section("a", "B", ())))
