@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -83,6 +84,28 @@ class TokenTable:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def take(self, rows: npt.ArrayLike) -> TokenTable:
+        """The table of some of the responses; nothing is tokenised again.
+
+        Args:
+            rows: Indices of responses, at least one, in any order.
+
+        Raises:
+            ValueError: There are no rows.
+            IndexError: A row is out of range.
+        """
+        chosen = np.asarray(rows, dtype=np.int64)
+        if not len(chosen):
+            raise ValueError("rows is empty: at least one response is needed")
+        part = copy(self)
+        part._counts = {}
+        part.lengths = self.lengths[chosen]
+        ends = np.cumsum(part.lengths)
+        # Where each word of the part stands in the whole.
+        shift = (np.cumsum(self.lengths) - self.lengths)[chosen] - (ends - part.lengths)
+        part.codes = self.codes[np.arange(ends[-1]) + np.repeat(shift, part.lengths)]
+        return part
 
     def ngrams(self, n: int) -> tuple[_Ints, _Ints]:
         """The n-grams of all responses, those of one response together.

@@ -165,6 +165,23 @@ def test_a_tokenizer_of_ones_own_and_a_table() -> None:
         distinct_n(table, 1, tokenize=list)
 
 
+@given(st.data())
+def test_a_part_of_a_table_is_the_table_of_a_part(data: st.DataObject) -> None:
+    texts = data.draw(st.lists(st.sampled_from(["", "a b", "b c a", "c", "a b c d", "d a"]), min_size=1))
+    rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1))
+    part, whole = TokenTable(texts).take(rows), TokenTable([texts[row] for row in rows])
+    assert part.lengths.tolist() == whole.lengths.tolist()
+    assert [part.vocabulary[code] for code in part.codes] == [whole.vocabulary[code] for code in whole.codes]
+    for n in (1, 2, 3):
+        assert sorted(part.ngram_counts(n)) == sorted(whole.ngram_counts(n))
+    assert low_frequency(part, threshold=2) == low_frequency(whole, threshold=2)
+
+
+def test_a_part_without_responses_is_refused() -> None:
+    with pytest.raises(ValueError, match="rows is empty"):
+        TokenTable(["a"]).take([])
+
+
 def test_other_languages_and_emoji() -> None:
     responses = ["안녕하세요 여러분", "你好", "😀😀", "مرحبا", "👨‍👩‍👧 ok"]
     assert distinct_n(responses, 1) == len(ngrams(responses, 1)) / sum(ngrams(responses, 1).values())
