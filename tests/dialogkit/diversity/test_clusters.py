@@ -137,14 +137,13 @@ def test_s7_scaling_vectors_changes_nothing(factor: float) -> None:
 
 def test_faiss_settings_are_those_of_the_specification() -> None:
     vectors = cloud(400, 5)
-    clusters = SemanticClusters.fit(
-        vectors, k=4, normalize=False, pca_variance=1.0, max_points_per_centroid=50
-    )
+    plain: dict[str, Any] = {"k": 4, "normalize": False, "pca_variance": 1.0}
+    clusters = SemanticClusters.fit(vectors, **plain, max_points_per_centroid=50)
     points = (vectors - clusters.mean) @ clusters.components.T
     kmeans = faiss.Kmeans(5, 4, niter=500, nredo=5, seed=27, max_points_per_centroid=50)
     kmeans.train(points.astype(np.float32))
     np.testing.assert_allclose(clusters.centroids, kmeans.centroids, atol=1e-4)
-    every = SemanticClusters.fit(vectors, k=4, normalize=False, max_points_per_centroid=None)
+    every = SemanticClusters.fit(vectors, **plain, max_points_per_centroid=None)
     assert not np.allclose(every.centroids, clusters.centroids, atol=1e-4)
 
 
