@@ -62,11 +62,11 @@ class StudyPlan:
         students: Size and length of the students' training.
     """
 
-    pairs: int = 2400
+    pairs: int = 1600
     held_out: int = 500
-    answered: int = 400
-    teacher_epochs: int = 2
-    judge_epochs: int = 2
+    answered: int = 300
+    teacher_epochs: int = 1
+    judge_epochs: int = 1
     augmentation: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(
             responses=5, generation=GenerationConfig(max_new_tokens=32, top_k=0, top_p=0.9)

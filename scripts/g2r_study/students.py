@@ -75,9 +75,9 @@ class StudentSettings:
         max_context_tokens: Tokens of a context that are read.
     """
 
-    steps: int = 150
+    steps: int = 100
     batch_size: int = 16
-    negatives: int = 64
+    negatives: int = 48
     max_candidates: int = 4
     learning_rate: float = 1e-4
     max_context_tokens: int = 96

@@ -35,7 +35,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-ATTACKS = ("textfooler", "pwws", "a2t", "deepwordbug", "textfooler_adjusted")
+ATTACKS = ("textfooler", "pwws", "a2t", "deepwordbug")
 DISTANCES: Mapping[str, float | None] = {"near": None, "far": 0.9}
 """Probability that an attack wants for the wrong class; None stops at the flip."""
 SHARD = 40
@@ -110,11 +110,7 @@ def make_attack(name: str, lexicon: Lexicon, goal_score: float | None) -> WordAt
         return recipes.pwws(wordnet=lexicon.wordnet, stopwords=lexicon.stopwords, goal_score=goal_score)
     if name == "deepwordbug":
         return recipes.deepwordbug(stopwords=lexicon.stopwords, goal_score=goal_score)
-    make = {
-        "textfooler": recipes.textfooler,
-        "textfooler_adjusted": recipes.textfooler_adjusted,
-        "a2t": recipes.a2t,
-    }[name]
+    make = {"textfooler": recipes.textfooler, "a2t": recipes.a2t}[name]
     return make(
         neighbours=lexicon.neighbours,
         vectors=None,

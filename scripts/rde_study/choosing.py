@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustkit.detection.ensemble import surprise
 from robustkit.detection.scenarios import DetectionSet
 
-from .combine import Judged, bars, best_sum, fitted_weights, leads, out_of_fold
-from .measure import Scores, Setting
+from .combine import Judged, Stack, bars, best_sum, leads, level, out_of_fold
+from .measure import Scores, Setting, at_seed
 
 __all__ = ["FIXED", "combined", "judged"]
 
@@ -20,19 +21,34 @@ FIXED = ("max-softmax", "RDE", "edit probe")
 ByDetector = Mapping[str, Mapping[int, Scores]]
 
 
-def at_seed(by_seed: Mapping[int, Scores], seed: int) -> Scores:
-    """Scores of a seed; detectors without randomness have one entry."""
-    return by_seed.get(seed, by_seed[0])
-
-
 def judged(setting: Setting, drawn: DetectionSet, scores: ByDetector) -> Judged:
-    """A detection set with the surprises of all detectors, in the order of ``scores``."""
-    columns = []
-    for by_seed in scores.values():
-        member = at_seed(by_seed, setting.seed)
-        columns.append(surprise(np.sort(member.clean), member.at(drawn.texts)))
+    """A detection set as all detectors see it, in the order of ``scores``."""
+    found = findings(scores, setting.seed, drawn.texts)
     name = f"{setting.data} {setting.attack} {setting.distance}"
-    return Judged(name, drawn.is_adversarial, drawn.source_id, np.stack(columns, axis=1))
+    return Judged(name, drawn.is_adversarial, drawn.source_id, *np.split(found, 2, axis=1))
+
+
+def findings(scores: ByDetector, seed: int, texts: Sequence[str] | None) -> NDArray[np.float64]:
+    """Surprises and levels of texts, or, for None, of the calibration texts: float (n, 2 members)."""
+    surprises, levels = [], []
+    for by_seed in scores.values():
+        member = at_seed(by_seed, seed)
+        values = member.clean if texts is None else member.at(texts)
+        surprises.append(surprise(np.sort(member.clean), values))
+        levels.append(level(member.clean, values))
+    return np.stack([*surprises, *levels], axis=1)
+
+
+def stacked(scores: ByDetector, stack: Stack) -> dict[int, Scores]:
+    """A fitted stack as a detector."""
+    seeds = sorted({seed for by_seed in scores.values() for seed in by_seed})
+    cost = sum(by_seed[0].milliseconds for by_seed in scores.values())
+    texts = list(next(iter(scores.values()))[0].of)
+    found = {}
+    for seed in seeds:
+        of = dict(zip(texts, map(float, stack.score(findings(scores, seed, texts))), strict=True))
+        found[seed] = Scores(of, stack.score(findings(scores, seed, None)), cost)
+    return found
 
 
 def weighted(scores: ByDetector, weights: Mapping[str, float]) -> dict[int, Scores]:
@@ -54,16 +70,16 @@ def weighted(scores: ByDetector, weights: Mapping[str, float]) -> dict[int, Scor
 def combined(
     validation: Sequence[tuple[Setting, DetectionSet]], scores: Mapping[str, ByDetector]
 ) -> tuple[dict[str, object], dict[str, dict[str, Mapping[int, Scores]]]]:
-    """Adds combinations to the detectors of every data set.
+    """Adds combinations to the detectors of every victim.
 
     ``sum of kinds`` needs no adversarial text: `FIXED`, unweighted. ``sum, chosen`` is the unweighted sum of
     at most four detectors with the largest worst lead over all validation sets, the same for all victims.
-    ``weighted`` has weights by logistic regression on a victim's own validation sets; its lead is measured on
-    sources that had no part in the weights.
+    ``stacked`` is a `Stack` that learned from a victim's own validation sets; its lead is measured on sources
+    that it had not learned from.
 
     Args:
         validation: Detection sets of attacked validation texts; those of scenario 2 and seed 0 are used.
-        scores: Scores by data set, detector and seed.
+        scores: Scores by victim, detector and seed.
 
     Returns:
         What was chosen, with leads over the best single detector on validation sets, and the scores with
@@ -73,37 +89,31 @@ def combined(
     sets: dict[str, list[Judged]] = {}
     for setting, drawn in validation:
         if (setting.scenario, setting.seed) == ("s2", 0):
-            sets.setdefault(setting.data, []).append(judged(setting, drawn, scores[setting.data]))
-    everything = [one for of_data in sets.values() for one in of_data]
+            sets.setdefault(setting.victim, []).append(judged(setting, drawn, scores[setting.victim]))
+    everything = [one for of_victim in sets.values() for one in of_victim]
     bar = bars(everything)
     fixed = [one.surprises[:, [names.index(name) for name in FIXED]].sum(axis=1) for one in everything]
     chosen = best_sum(everything, names)
-    held_out = [values for of_data in sets.values() for values in out_of_fold(of_data)]
-    weights: dict[str, dict[str, float]] = {}
-    for data, of_data in sets.items():
-        fitted = zip(names, fitted_weights(of_data), strict=True)
-        weights[data] = {name: float(weight) for name, weight in fitted if weight > 1e-6}
+    held_out = [values for of_victim in sets.values() for values in out_of_fold(of_victim)]
     choices: dict[str, object] = {
-        "sum of kinds": described(dict.fromkeys(FIXED, 1.0), leads(fixed, everything, bar)),
-        "sum, chosen": described(chosen.weights, chosen.leads),
-        "weighted": described(
-            {f"{data}: {name}": weight for data, found in weights.items() for name, weight in found.items()},
-            leads(held_out, everything, bar),
-        ),
+        "sum of kinds": described(", ".join(FIXED), leads(fixed, everything, bar)),
+        "sum, chosen": described(", ".join(chosen.weights), chosen.leads),
+        "stacked": described("all detectors", leads(held_out, everything, bar)),
     }
     extended = {
-        data: {
-            **of_data,
-            "sum of kinds": weighted(of_data, dict.fromkeys(FIXED, 1.0)),
-            "sum, chosen": weighted(of_data, chosen.weights),
-            "weighted": weighted(of_data, weights[data]),
+        victim: {
+            **of_victim,
+            "sum of kinds": weighted(of_victim, dict.fromkeys(FIXED, 1.0)),
+            "sum, chosen": weighted(of_victim, chosen.weights),
+            "stacked": stacked(of_victim, Stack().fit(sets[victim])),
         }
-        for data, of_data in scores.items()
+        for victim, of_victim in scores.items()
     }
     return choices, extended
 
 
-def described(weights: Mapping[str, float], lead: Sequence[float]) -> dict[str, object]:
+def described(members: str, lead: Sequence[float]) -> dict[str, object]:
     """A combination and its leads on validation sets, for a table."""
-    members = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
-    return {"weights": members, "worst lead": min(lead), "mean lead": float(np.mean(lead))}
+    reached = f"{sum(one >= 0 for one in lead)} of {len(lead)}"
+    worst, mean = min(lead), float(np.mean(lead))
+    return {"members": members, "worst lead": worst, "mean lead": mean, "at least equal": reached}

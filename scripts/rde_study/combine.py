@@ -1,4 +1,4 @@
-"""Weights of a combination of detectors, and the choice of one of them on validation texts.
+"""Combinations of detectors, and the choice of one of them on validation texts.
 
 Members are given by their `robustkit.detection.ensemble.surprise`, -log p against clean validation texts: an
 unweighted sum of them is Fisher's method for combining p-values.
@@ -13,16 +13,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "Choice",
-    "Judged",
-    "auc",
-    "bars",
-    "best_sum",
-    "fitted_weights",
-    "leads",
-    "out_of_fold",
-]
+__all__ = ["Choice", "Judged", "Stack", "auc", "bars", "best_sum", "leads", "level", "out_of_fold"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +25,20 @@ class Judged:
         is_adversarial: bool (n,).
         source: int (n,), equal for texts made of one source.
         surprises: float (n, members).
+        levels: float (n, members): how far a score is from the median of clean texts, in units of the
+            distance between their 10 % and 90 % quantiles, at most 5.
     """
 
     name: str
     is_adversarial: NDArray[np.bool_]
     source: NDArray[np.int64]
     surprises: NDArray[np.float64]
+    levels: NDArray[np.float64]
+
+    @property
+    def findings(self) -> NDArray[np.float64]:
+        """All that is known of the texts, float (n, 2 members)."""
+        return np.concatenate([self.surprises, self.levels], axis=1)
 
 
 def auc(scores: ArrayLike, is_adversarial: ArrayLike) -> float:
@@ -48,6 +47,12 @@ def auc(scores: ArrayLike, is_adversarial: ArrayLike) -> float:
     clean = np.sort(values[~positive])
     left, right = (np.searchsorted(clean, values[positive], side) for side in ("left", "right"))  # type: ignore[call-overload]
     return float((left + right).mean() / 2 / len(clean))
+
+
+def level(clean: NDArray[np.float64], scores: ArrayLike) -> NDArray[np.float64]:
+    """`Judged.levels` of scores, given those of clean texts."""
+    low, middle, high = np.quantile(clean, [0.1, 0.5, 0.9])
+    return np.clip((np.asarray(scores, dtype=float) - middle) / max(high - low, 1e-9), -5, 5)
 
 
 def bars(sets: Sequence[Judged]) -> list[float]:
@@ -60,37 +65,48 @@ def leads(candidate: Sequence[ArrayLike], sets: Sequence[Judged], best: Sequence
     return [auc(scores, s.is_adversarial) - bar for scores, s, bar in zip(candidate, sets, best, strict=True)]
 
 
-def fitted_weights(sets: Sequence[Judged], *, penalty: float = 1.0) -> NDArray[np.float64]:
-    """Weights of the members by logistic regression, none below zero.
+class Stack:
+    """A detector that learns from attacked texts what the detectors' findings mean together.
 
+    Logistic regression on standardised findings, which keeps strong single findings, and extremely
+    randomised trees, which find where they depend on each other; the score is the sum of both log-odds.
     Every set counts the same, and in it both classes.
 
     Args:
-        sets: Sets with adversarial texts.
-        penalty: Weight of the squared norm of the weights.
-
-    Returns:
-        float64 (members,), at least 0.
+        inverse_penalty: scikit-learn's ``C`` of the regression.
+        trees: Number of trees.
+        least: Fewest texts in a leaf.
+        seed: Of the trees.
     """
-    from scipy.optimize import minimize
 
-    x = np.concatenate([judged.surprises for judged in sets])
-    y = np.concatenate([judged.is_adversarial for judged in sets]).astype(float)
-    shares = [
-        np.where(s.is_adversarial, 1 / s.is_adversarial.sum(), 1 / (~s.is_adversarial).sum()) for s in sets
-    ]
-    weight = np.concatenate(shares) * len(y) / (2 * len(sets))
+    def __init__(
+        self, *, inverse_penalty: float = 1.0, trees: int = 400, least: int = 3, seed: int = 0
+    ) -> None:
+        from sklearn.ensemble import ExtraTreesClassifier
+        from sklearn.linear_model import LogisticRegression
 
-    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        inner = parameters[1:]
-        logits = x @ inner + parameters[0]
-        slope = weight * (1 / (1 + np.exp(-np.clip(logits, -500, 500))) - y)
-        value = weight @ (np.logaddexp(0, logits) - y * logits) + penalty / 2 * inner @ inner
-        return value, np.concatenate([[slope.sum()], x.T @ slope + penalty * inner])
+        self.regression = LogisticRegression(C=inverse_penalty, max_iter=2000)
+        self.trees = ExtraTreesClassifier(trees, min_samples_leaf=least, random_state=seed)
 
-    members = x.shape[1]
-    bounds = [(None, None)] + [(0, None)] * members
-    return np.asarray(minimize(loss, np.full(members + 1, 0.1), jac=True, bounds=bounds).x[1:])
+    def fit(self, sets: Sequence[Judged]) -> Stack:
+        """Learns from sets with adversarial texts."""
+        x = np.concatenate([judged.findings for judged in sets])
+        y = np.concatenate([judged.is_adversarial for judged in sets])
+        shares = [
+            np.where(s.is_adversarial, 1 / s.is_adversarial.sum(), 1 / (~s.is_adversarial).sum())
+            for s in sets
+        ]
+        weight = np.concatenate(shares) * len(y) / (2 * len(sets))
+        self.mean, self.spread = x.mean(axis=0), x.std(axis=0) + 1e-9
+        self.regression.fit((x - self.mean) / self.spread, y, weight)
+        self.trees.fit(x, y, weight)
+        return self
+
+    def score(self, findings: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of the log-odds, float64 (n,)."""
+        share = np.clip(self.trees.predict_proba(findings)[:, 1], 1e-4, 1 - 1e-4)
+        linear = self.regression.decision_function((findings - self.mean) / self.spread)
+        return np.asarray(linear + np.log(share / (1 - share)))
 
 
 def folds(sets: Sequence[Judged], count: int, seed: int = 0) -> list[NDArray[np.int64]]:
@@ -100,19 +116,28 @@ def folds(sets: Sequence[Judged], count: int, seed: int = 0) -> list[NDArray[np.
     return [fold[np.searchsorted(sources, judged.source)] for judged in sets]
 
 
-def out_of_fold(sets: Sequence[Judged], count: int = 5, *, penalty: float = 1.0) -> list[NDArray[np.float64]]:
-    """Scores under `fitted_weights` of sets whose own source had no part in the weights."""
+def out_of_fold(sets: Sequence[Judged], count: int = 5) -> list[NDArray[np.float64]]:
+    """Scores of a `Stack` that has not learned from a text's own source."""
     fold = folds(sets, count)
     scores = [np.zeros(len(judged.is_adversarial)) for judged in sets]
     for held in range(count):
-        rest = [
-            Judged(s.name, s.is_adversarial[f != held], s.source[f != held], s.surprises[f != held])
-            for s, f in zip(sets, fold, strict=True)
-        ]
-        weights = fitted_weights(rest, penalty=penalty)
+        parts = [part_of(s, f != held) for s, f in zip(sets, fold, strict=True)]
+        stack = Stack().fit([part for part in parts if 0 < part.is_adversarial.sum() < len(part.source)])
         for number, (judged, f) in enumerate(zip(sets, fold, strict=True)):
-            scores[number][f == held] = judged.surprises[f == held] @ weights
+            if (f == held).any():
+                scores[number][f == held] = stack.score(judged.findings[f == held])
     return scores
+
+
+def part_of(judged: Judged, rows: NDArray[np.bool_]) -> Judged:
+    """Some texts of a set."""
+    return Judged(
+        judged.name,
+        judged.is_adversarial[rows],
+        judged.source[rows],
+        judged.surprises[rows],
+        judged.levels[rows],
+    )
 
 
 @dataclass(frozen=True)

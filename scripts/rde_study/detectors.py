@@ -23,6 +23,7 @@ from robustkit.detection import (
 from trainkit.datafiles import data_file
 
 from .attacks import Lexicon
+from .spelling import SpellingDetector
 from .substitution import SubstitutionDetector, mistyped
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def entries(classifier: TextClassifier, lexicon: Lexicon) -> list[Entry]:
             "edit probe (WordNet)",
             lambda seed: SubstitutionDetector(classifier, synonyms[:1], lexicon.stopwords),
         ),
+        Entry("spelling", lambda seed: SpellingDetector()),
         Entry("GradMask", lambda seed: GradMaskDetector(classifier)),
         Entry("sharpness", lambda seed: SharpnessDetector(classifier)),
         Entry("WDR", lambda seed: WDRDetector(classifier)),

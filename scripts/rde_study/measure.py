@@ -117,7 +117,7 @@ def settings_of(
     logs: Mapping[tuple[str, str], AttackLog],
     seeds: Sequence[int],
     *,
-    least: int = 10,
+    least: int,
 ) -> Iterator[tuple[Setting, DetectionSet]]:
     """The detection sets of both scenarios from the logs of one victim and part.
 

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 STAGES = ("victims", "attack", "detect", "combine", "report")
 PAGE = Path(__file__).parents[2] / "docs" / "rde_benchmark.md"
+LEAST = 20  # adversarial texts that a set of the results must have; half of them to choose by
 CACHED = 100_000  # results of a classifier that are kept: the far attack repeats the near one's questions
 
 
@@ -101,7 +102,7 @@ class Study:
 
     def detect(self) -> None:
         """Scores all texts with all detectors and writes the tables ``detectors`` and ``attacks``."""
-        sets, scores = self._sets("test"), self._scores()
+        sets, scores = self._sets("test", LEAST), self._scores()
         rows = summary(sets, scores)
         self._write("detectors", rows)
         attacked = []
@@ -129,7 +130,7 @@ class Study:
     def combine(self) -> None:
         """Chooses combinations on validation texts and writes ``combinations``: how they do on test texts."""
         scores = self._scores()
-        validation, test = self._sets("validation"), self._sets("test")
+        validation, test = self._sets("validation", LEAST // 2), self._sets("test", LEAST)
         choices, with_combinations = combined(validation, scores)
         rows = summary(test, with_combinations)
         self._write("combinations", rows)
@@ -162,11 +163,13 @@ class Study:
             text = f"{head}<!-- {name} -->\n\n{part}\n\n<!-- end {name} -->{tail}"
         write_bytes(PAGE, text.encode())
 
-    def _sets(self, part: str) -> list[tuple[Setting, object]]:
+    def _sets(self, part: str, least: int) -> list[tuple[Setting, object]]:
         return [
             found
             for victim, (name, _) in self.names.items()
-            for found in settings_of(name, victim, read_logs(self.runs / "logs" / victim, part), SEEDS)
+            for found in settings_of(
+                name, victim, read_logs(self.runs / "logs" / victim, part), SEEDS, least=least
+            )
         ]
 
     def _scores(self) -> dict[str, Mapping[str, Mapping[int, Scores]]]:

@@ -1,5 +1,6 @@
 """The study of detectors: victims, texts under attack, the table, and the choice of a combination."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ from rde_study import combine, measure
 from rde_study.attacks import AttackPlan, attacked_rows
 from rde_study.combine import Judged
 from rde_study.data import DATA, StudyData, load_data
+from rde_study.spelling import SpellingDetector
 from rde_study.substitution import SubstitutionDetector, edited, hidden_states, mistyped
+from rde_study.tables import averaged
 from rde_study.victims import VictimSettings, length_batches, train_victim
 
 from robustkit.attacks.logs import AttackLog, AttackRecord
-from robustkit.classifiers import TextClassifier
+from robustkit.classifiers import Features, TextClassifier
 from tests.robustkit.tiny import tiny_classifier, toy_sentiment, trained_bert
 
 
@@ -136,7 +139,7 @@ def test_far_sets_hold_confident_flips_only_and_small_sets_are_left_out() -> Non
     far = AttackLog([record(i, flipped=i < 30, score=0.95 if i < 12 else 0.7) for i in range(60)], "toy")
     few = AttackLog([record(i, flipped=i < 3) for i in range(60)], "few")
     logs = {("toy", "near"): near, ("toy", "far"): far, ("few", "near"): few}
-    sets = list(measure.settings_of("d", "d-0", logs, [0, 1]))
+    sets = list(measure.settings_of("d", "d-0", logs, [0, 1], least=10))
     counts = {(s.attack, s.distance, s.scenario): int(d.is_adversarial.sum()) for s, d in sets if s.seed == 0}
     assert counts["toy", "near", "s2"] == 30
     assert counts["toy", "far", "s2"] == 12
@@ -146,7 +149,7 @@ def test_far_sets_hold_confident_flips_only_and_small_sets_are_left_out() -> Non
 
 def test_the_table_has_the_mean_over_seeds_and_thresholds_from_clean_text() -> None:
     log = AttackLog([record(i, flipped=True) for i in range(20)], "toy")
-    sets = list(measure.settings_of("d", "d-0", {("toy", "near"): log}, [0, 1, 2]))
+    sets = list(measure.settings_of("d", "d-0", {("toy", "near"): log}, [0, 1, 2], least=10))
     of = {
         f"text {i} is {word}": i / 10 + (5 if word == "decent" else 0)
         for i in range(20)
@@ -181,6 +184,29 @@ def test_auc_counts_pairs(pairs: list[tuple[int, bool]]) -> None:
     assert found == pytest.approx(wins / len(adversarial) / len(clean))
 
 
+def test_the_table_averages_over_victims() -> None:
+    log = AttackLog([record(i, flipped=True) for i in range(20)], "toy")
+    sets = [
+        one
+        for victim in ("d-0", "d-1")
+        for one in measure.settings_of("d", victim, {("toy", "near"): log}, [0], least=10)
+    ]
+    of = {f"text {i} is {word}": float(word == "decent") for i in range(20) for word in ("fine", "decent")}
+    right = measure.Scores(of, np.zeros(9), 1.0)
+    wrong = measure.Scores({text: -value for text, value in of.items()}, np.zeros(9), 3.0)
+    rows = measure.summary(sets, {"d-0": {"one": {0: right}}, "d-1": {"one": {0: wrong}}})
+    assert [row["auc"] for row in rows] == [0.5, 0.5]
+    assert [row["auc_sd"] for row in rows] == pytest.approx([np.std([0, 1], ddof=1)] * 2)
+    assert {row["victims"] for row in rows} == {2.0} and {row["ms"] for row in rows} == {2.0}
+
+
+def test_rows_are_averaged_and_counts_are_summed() -> None:
+    rows = [{"data": "d", "texts": 10, "share": 0.2}, {"data": "d", "texts": 30, "share": 0.4}]
+    assert averaged(rows, ("data",), counts=("texts",)) == [
+        {"data": "d", "texts": 40, "share": pytest.approx(0.3)}
+    ]
+
+
 def judged(seed: int = 0, n: int = 400) -> Judged:
     """Members: half of the truth, the other half, noise."""
     rng = np.random.default_rng(seed)
@@ -188,34 +214,43 @@ def judged(seed: int = 0, n: int = 400) -> Judged:
     surprises = rng.exponential(size=(n, 3))
     surprises[:, 0] += 1.5 * adversarial
     surprises[:, 1] += 1.5 * adversarial
-    return Judged(f"set {seed}", adversarial, np.arange(n) // 2, surprises)
+    return Judged(f"set {seed}", adversarial, np.arange(n) // 2, surprises, np.tanh(surprises))
 
 
-def test_weights_are_those_of_logistic_regression() -> None:
-    from sklearn.linear_model import LogisticRegression
-
-    one = judged()
-    weights = combine.fitted_weights([one], penalty=1.0)
-    expected = LogisticRegression(C=1.0, tol=1e-8).fit(one.surprises, one.is_adversarial).coef_[0]
-    assert weights[:2] == pytest.approx(expected[:2], abs=1e-2)
-    assert weights[2] == pytest.approx(max(expected[2], 0.0), abs=1e-2)
-    assert weights.min() >= 0
+def test_levels_are_distances_from_the_median_of_clean_texts() -> None:
+    clean = np.linspace(0, 10, 101)
+    assert combine.level(clean, [5.0, 9.0, 1.0, 1e9]) == pytest.approx([0.0, 0.5, -0.5, 5.0])
+    assert combine.level(np.zeros(9), [0.0, 1.0]) == pytest.approx([0.0, 5.0])
 
 
-def test_a_member_that_misleads_gets_no_weight() -> None:
-    one = judged()
-    turned = Judged(one.name, one.is_adversarial, one.source, one.surprises * [1, -1, 1])
-    assert combine.fitted_weights([turned])[1] == 0.0
+def test_a_stack_learns_what_members_say_together() -> None:
+    found = combine.Stack(trees=50).fit([judged(0), judged(1)]).score(judged(2).findings)
+    truth = judged(2).is_adversarial
+    assert combine.auc(found, truth) > max(combine.auc(row, truth) for row in judged(2).surprises.T) + 0.02
+    again = combine.Stack(trees=50).fit([judged(0), judged(1)]).score(judged(2).findings)
+    np.testing.assert_array_equal(found, again)
+
+
+def test_every_set_counts_the_same_in_a_stack() -> None:
+    """A member that a small set contradicts is trusted as little as in a set of the same size."""
+    small = judged(1, n=40)
+    turned = Judged("turned", small.is_adversarial, small.source, -small.surprises, -small.levels)
+    truth = judged(2).is_adversarial
+    alone = combine.Stack(trees=50).fit([judged(0)])
+    both = combine.Stack(trees=50).fit([judged(0), turned])
+    assert combine.auc(alone.regression.decision_function(judged(2).findings), truth) > 0.85
+    assert np.abs(both.regression.coef_).max() < np.abs(alone.regression.coef_).max() / 2
 
 
 def test_out_of_fold_scores_come_from_other_sources() -> None:
     rng = np.random.default_rng(1)
     n, members = 60, 100
     adversarial = np.arange(n) % 2 == 1
-    noise = Judged("noise", adversarial, np.arange(n), rng.exponential(size=(n, members)))
-    weights = combine.fitted_weights([noise], penalty=1e-3)
-    assert combine.auc(noise.surprises @ weights, adversarial) > 0.8  # chance, exploited
-    assert combine.auc(combine.out_of_fold([noise], penalty=1e-3)[0], adversarial) < 0.65
+    values = rng.exponential(size=(n, members))
+    noise = Judged("noise", adversarial, np.arange(n), values, values)
+    stack = combine.Stack(trees=50).fit([noise])
+    assert combine.auc(stack.score(noise.findings), adversarial) > 0.8  # chance, exploited
+    assert combine.auc(combine.out_of_fold([noise])[0], adversarial) < 0.65
 
 
 def test_texts_of_one_source_share_a_fold_in_every_set() -> None:
@@ -282,3 +317,52 @@ def test_hidden_states_do_not_depend_on_the_batch() -> None:
     np.testing.assert_allclose(together, alone, atol=1e-5)
     vectors = classifier.extract(texts).values
     np.testing.assert_allclose(together[:, 2 * 32 : 3 * 32], vectors, atol=1e-5)
+
+
+# Spelling ---------------------------------------------------------------------------------------------------
+
+
+def test_the_surprise_of_a_word_by_hand() -> None:
+    detector = SpellingDetector(smoothing=0.5)
+    detector.fit(Features.of(np.zeros((1, 1)), np.zeros(1, int), texts=("ab ac",)), np.zeros(1, int))
+    # Runs of "ab", "ac": ^^a twice, ^ab, ^ac, ab$, ac$; symbols a, b, c, $.
+    expected = [
+        math.log((2 + 0.5 * 5) / (2 + 0.5)),  # ^^a
+        math.log((2 + 0.5 * 5) / (1 + 0.5)),  # ^ab
+        math.log((1 + 0.5 * 5) / (0 + 0.5)),  # abc
+        math.log((0 + 0.5 * 5) / (0 + 0.5)),  # bc$
+    ]
+    assert detector.surprise("abc") == pytest.approx(sum(expected) / 4)
+    assert detector.surprise("ab") == 0.0
+    scores = detector.score_samples(
+        Features.of(np.zeros((2, 1)), np.zeros(2, int), texts=("Ab , abc ac", "..."))
+    )
+    assert scores == pytest.approx([sum(expected) / 4 / 3, 0.0])
+
+
+def test_typos_stand_out(tmp_path: Path) -> None:
+    texts, labels = toy_sentiment(300)
+    of = lambda part: Features.of(np.zeros((len(part), 1)), np.zeros(len(part), int), texts=tuple(part))  # noqa: E731
+    detector = SpellingDetector().fit(of(texts), np.array(labels))
+    rng = Random(0)
+    altered = [edited(text, lambda word: [mistyped(word, rng)], frozenset(), rng) for text in texts[:100]]
+    scores = detector.score_samples(of([*texts[:100], *altered]))
+    assert (scores[:100] == 0).all()
+    assert combine.auc(scores, np.arange(200) >= 100) > 0.9
+    detector.save_pretrained(tmp_path / "detector")
+    again = SpellingDetector.from_pretrained(tmp_path / "detector")
+    np.testing.assert_array_equal(again.score_samples(of(altered)), scores[100:])
+
+
+def test_a_probe_is_saved_and_loaded(tmp_path: Path) -> None:
+    model, tokenizer = trained_bert()
+    classifier = TextClassifier(model, tokenizer)
+    texts, labels = toy_sentiment(120)
+    offers = [lambda word, rng: [mistyped(word, rng)]]
+    detector = SubstitutionDetector(classifier, offers, penalty=1.0)
+    detector.fit(classifier.extract(texts), np.array(labels))
+    detector.save_pretrained(tmp_path / "probe")
+    parts = {"offers": offers, "spared": frozenset()}
+    again = SubstitutionDetector.from_pretrained(tmp_path / "probe", classifier=classifier, parts=parts)
+    inputs = classifier.extract(texts[:20])
+    np.testing.assert_array_equal(again.score_samples(inputs), detector.score_samples(inputs))
