@@ -133,8 +133,9 @@ def _too_common(
 def unlikelihood_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORED) -> Tensor:
     """Token-level unlikelihood of repeated tokens: ``-sum_t sum_c log(1 - p(c | y_<t))``.
 
-    (Welleck et al., "Neural Text Generation with Unlikelihood Training", ICLR 2020, arXiv 1908.04319.) The candidates ``c`` at ``t`` are the distinct targets before ``t`` except the target itself; ``1 - p`` is
-    at least 1e-5.
+    (Welleck et al., "Neural Text Generation with Unlikelihood Training", ICLR 2020, arXiv 1908.04319.) The
+    candidates ``c`` at ``t`` are the distinct targets before ``t`` except the target itself; ``1 - p`` is at
+    least 1e-5.
 
     Args:
         logits: ``[B, T, V]``, aligned with ``labels``.
@@ -330,8 +331,8 @@ class MMIReranker:
     """Ranks responses by maximum mutual information.
 
     (Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", NAACL 2016, arXiv
-    1510.03055.) Without ``backward`` it is MMI-antiLM: ``log p(r | c) - weight * log p(r)``, where ``p(r)`` is
-    that of the same model without context. With it MMI-bidi: ``(1 - weight) * log p(r | c) + weight * log
+    1510.03055.) Without ``backward`` it is MMI-antiLM: ``log p(r | c) - weight * log p(r)``, where ``p(r)``
+    is that of the same model without context. With it MMI-bidi: ``(1 - weight) * log p(r | c) + weight * log
     p(c | r)``. Both add ``length_bonus`` a token.
 
     Attributes:

@@ -446,7 +446,8 @@ def train_dress(
         Steps, history and best evaluation.
 
     Raises:
-        ValueError: There are no examples, or not as many labels.
+        ValueError: There are no examples, not as many labels, or the clusters' encoder is ``lm.model``
+            itself, which training would change.
     """
     if not examples:
         raise ValueError("examples is empty: there is nothing to learn from")
@@ -454,6 +455,8 @@ def train_dress(
         labels = clusters.assign([example.response for example in examples]).tolist()
     if len(labels) != len(examples):
         raise ValueError(f"labels must be as many as examples, got {len(labels)} and {len(examples)}")
+    if getattr(getattr(clusters, "encoder", None), "model", None) is lm.model:
+        raise ValueError("the clusters' encoder is the model to be trained: load the encoder once more")
     rows = [DressRow(example, int(label)) for example, label in zip(examples, labels, strict=True)]
     method = DressMethod(lm, rows, clusters, config, prompt=prompt, seed=training.seed)
 
