@@ -250,7 +250,8 @@ def si_hg_full(problem: Saddle, tau: float, s: float, eta: float) -> Iterator[Po
     """SI-HG R2: the whole sum at once.
 
     ``theta' = prox(theta - tau ((1 + eta) g - eta g_before))``, then
-    ``delta' = P(delta + s grad(theta', delta))``; the first step does not extrapolate. With eta 0 it is alternating gradient descent and ascent.
+    ``delta' = P(delta + s grad(theta', delta))``; the first step does not extrapolate.
+    With eta 0 it is alternating gradient descent and ascent.
 
     Yields:
         Both players after each step, at a cost of 2 gradients.
