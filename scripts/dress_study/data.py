@@ -23,16 +23,15 @@ class Settings:
         base_steps: Its optimizer steps.
         base_rate: Its peak learning rate; it falls linearly to nothing.
         cluster_responses: Training responses that clusters are fitted on.
-        pairs: Pairs that a run learns from.
-        epochs: Passes of a run over them.
+        pairs: Pairs that a run learns from, each once.
         batch_size: Pairs in a step.
         rate: Learning rate of the runs, constant after ten steps.
         max_grad_norm: As in the released runs.
-        mined: Contexts that are answered each epoch of DRESS.
+        mined: Contexts that are answered at the start of DRESS, one for ten pairs (released runs: one for
+            fifteen, each epoch).
         max_context_tokens: Of the language model.
         max_response_tokens: Of the language model; also the longest reply.
         test: Test contexts, each from another dialogue.
-        valid: Validation contexts.
     """
 
     turns: int = 2
@@ -40,16 +39,14 @@ class Settings:
     base_steps: int = 300
     base_rate: float = 1e-3
     cluster_responses: int = 6000
-    pairs: int = 800
-    epochs: int = 2
+    pairs: int = 640
     batch_size: int = 16
     rate: float = 5e-4
     max_grad_norm: float = 0.1
-    mined: int = 100
+    mined: int = 64
     max_context_tokens: int = 48
     max_response_tokens: int = 32
     test: int = 400
-    valid: int = 200
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,10 @@ class Material:
 
     Attributes:
         train: All training pairs in random order, without dialogues that stand in another part word for word.
-        valid: Validation pairs.
         test: Test pairs, each from another dialogue.
     """
 
     train: list[Example]
-    valid: list[Example]
     test: list[Example]
 
 
@@ -76,11 +71,7 @@ def load_material(settings: Settings) -> Material:
     kept = [turns for turns in parts["train"] if turns not in held_out]
     train = [pair for turns in kept for pair in _pairs(turns, settings.turns)]
     Random(0).shuffle(train)
-    return Material(
-        train,
-        _one_of_each(parts["validation"], settings.valid, settings.turns),
-        _one_of_each(parts["test"], settings.test, settings.turns),
-    )
+    return Material(train, _one_of_each(parts["test"], settings.test, settings.turns))
 
 
 def _pairs(turns: tuple[str, ...], length: int) -> list[Example]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from dialogkit.diversity.clusters import SemanticClusters
+from dialogkit.diversity.dress import human_perplexity
 from dialogkit.diversity.encoders import CausalLMEncoder, SentenceTransformerEncoder, load_encoder
 from dialogkit.diversity.lexical import token_counts
 from dialogkit.generation import TransformersLM
@@ -111,7 +112,7 @@ class Study:
                 "method": "common start",
                 "seed": 0,
                 "replies": answers(start, test, self.settings),
-                "perplexity": None,
+                "perplexity": human_perplexity(start, test),
             },
         ]
         for seed in self.seeds:
