@@ -4,23 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .chatbot import LMReranker, Reranker, RetrievalChatbot, RetrievalConfig
+    from .chatbot import Provenance, RetrievalChatbot, RetrievalConfig
     from .data import ScoredContext, group_by_context, response_set
     from .distillation import Distilled, distil
     from .evaluation import evaluate_hits
     from .loss import G2RLoss, g2r_loss, teacher_distribution
+    from .reranking import CrossEncoderReranker, LMReranker, Reranker
     from .scoring import ScoreConfig, TeacherScore, read_scored, score, score_responses
     from .training import G2RConfig, G2RMethod
     from .writing import AugmentConfig, Filters, augment
 
 __all__ = [
     "AugmentConfig",
+    "CrossEncoderReranker",
     "Distilled",
     "Filters",
     "G2RConfig",
     "G2RLoss",
     "G2RMethod",
     "LMReranker",
+    "Provenance",
     "Reranker",
     "RetrievalChatbot",
     "RetrievalConfig",
@@ -41,13 +44,15 @@ __all__ = [
 
 _HOMES = {
     "AugmentConfig": "writing",
+    "CrossEncoderReranker": "reranking",
     "Distilled": "distillation",
     "Filters": "writing",
     "G2RConfig": "training",
     "G2RLoss": "loss",
     "G2RMethod": "training",
-    "LMReranker": "chatbot",
-    "Reranker": "chatbot",
+    "LMReranker": "reranking",
+    "Provenance": "chatbot",
+    "Reranker": "reranking",
     "RetrievalChatbot": "chatbot",
     "RetrievalConfig": "chatbot",
     "ScoreConfig": "scoring",

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dialogkit.chat import Reply
 from dialogkit.dialogues import Turn, as_history, single_line
-from dialogkit.generation.types import Candidate, LanguageModel
+from dialogkit.generation.types import Candidate
 from dialogkit.retrieval import BiEncoder, ResponseIndex, Retriever, SentenceTransformerRetriever
+from trainkit.cards import DataUse, Metric, ModelCard
 from trainkit.hub import HubMixin, read_json, write_json
 
-from .scoring import ScoreConfig, ScoreKind, score_responses
+from .reranking import Reranker
 
-__all__ = ["LMReranker", "Reranker", "RetrievalChatbot", "RetrievalConfig"]
+__all__ = ["Provenance", "RetrievalChatbot", "RetrievalConfig"]
 
 
 @dataclass(frozen=True)
@@ -42,32 +43,23 @@ class RetrievalConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-class Reranker(Protocol):
-    """Scores responses to a context, higher for better: a cross-encoder, a language model, a rule."""
-
-    def __call__(self, context: Sequence[str], responses: Sequence[str], /) -> Sequence[float]:
-        """One score for each response; the context's turns come oldest first."""
-        ...
-
-
 @dataclass(frozen=True)
-class LMReranker:
-    """Ranks by a language model's likelihood, or by what the context adds to it.
+class Provenance:
+    """Where a chatbot's encoder comes from; it is saved and stands in the model card.
 
     Attributes:
-        model: Any language model that gives likelihoods.
-        kind: See :meth:`~dialogkit.g2r.TeacherScore.value`.
-        config: Prompt and null context.
+        method: How the encoder was trained, in a line.
+        data: The data sets it was trained or measured on.
+        metrics: What was measured.
+        seed: The seed of the run.
+        licence: Licence of the chatbot, as an SPDX identifier.
     """
 
-    model: LanguageModel
-    kind: ScoreKind = "ll"
-    config: ScoreConfig | None = None
-
-    def __call__(self, context: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Scores the responses."""
-        scores = score_responses(self.model, [context] * len(responses), responses, self.config)
-        return [score.value(self.kind) for score in scores]
+    method: str
+    data: tuple[DataUse, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    seed: int | None = None
+    licence: str = "not stated"
 
 
 class RetrievalChatbot(HubMixin):
@@ -81,6 +73,7 @@ class RetrievalChatbot(HubMixin):
         config: How a response is found.
         reranker: Ranks the found responses again; it is not saved.
         name: Its display name.
+        provenance: Where the encoder comes from, for the model card.
 
     Raises:
         StaleIndexError: The index belongs to another retriever.
@@ -94,6 +87,7 @@ class RetrievalChatbot(HubMixin):
         config: RetrievalConfig | None = None,
         reranker: Reranker | None = None,
         name: str = "Bot",
+        provenance: Provenance | None = None,
     ) -> None:
         index.check(retriever)
         if not single_line(name):
@@ -103,6 +97,7 @@ class RetrievalChatbot(HubMixin):
         self.config = config or RetrievalConfig()
         self.reranker = reranker
         self.name = single_line(name)
+        self.provenance = provenance
 
     def reply(self, history: Sequence[Turn] | str, *, seed: int | None = None) -> Reply:
         """Answers the last turn with the best response.
@@ -184,6 +179,7 @@ class RetrievalChatbot(HubMixin):
         return sorted(rescored, key=lambda row: -row["rank_score"])
 
     def _save(self, directory: Path) -> None:
+        roles: dict[str, Any] | None = None
         if isinstance(self.retriever, BiEncoder):
             shutil.copytree(
                 self.retriever.path,
@@ -192,25 +188,68 @@ class RetrievalChatbot(HubMixin):
             )
         elif isinstance(self.retriever, SentenceTransformerRetriever):
             self.retriever.model.save_pretrained(str(directory / "retriever"), create_model_card=False)
+            names = ("context_role", "response_role", "normalize", "symmetric")
+            roles = {name: getattr(self.retriever, name) for name in names}
         else:
             raise TypeError(
                 f"a {type(self.retriever).__name__} cannot be saved; use a sentence-transformers model"
             )
         (directory / "index").mkdir()
         self.index._save(directory / "index")
-        write_json(directory / "chatbot.json", {"name": self.name, "config": asdict(self.config)})
+        record = None if self.provenance is None else asdict(self.provenance)
+        write_json(
+            directory / "chatbot.json",
+            {
+                "name": self.name,
+                "config": asdict(self.config),
+                "sentence_transformer": roles,
+                "provenance": record,
+            },
+        )
 
     @classmethod
     def _load(cls, directory: Path) -> RetrievalChatbot:
         from dialogkit.retrieval import load_retriever
 
         settings = read_json(directory / "chatbot.json")
+        folder, roles = directory / "retriever", settings.get("sentence_transformer")
         return cls(
-            load_retriever(directory / "retriever"),
+            load_retriever(folder) if roles is None else SentenceTransformerRetriever(folder, **roles),
             ResponseIndex._load(directory / "index"),
             config=RetrievalConfig(**settings["config"]),
             name=settings["name"],
+            provenance=_provenance(settings.get("provenance")),
         )
+
+    def _card(self) -> ModelCard:
+        origin = self.provenance or Provenance("Retrieval; how its encoder was trained is not recorded")
+        return ModelCard(
+            title=self.name,
+            method=origin.method,
+            summary=(
+                f"Answers with the best of {len(self.index):,} responses, found by the inner product of "
+                f"{self.index.dim} dimensions ({self.index.config.kind} index). The encoder is a "
+                "sentence-transformers model in the folder retriever."
+            ),
+            licence=origin.licence,
+            data=origin.data,
+            metrics=(*origin.metrics, *self.index.metrics()),
+            seed=origin.seed,
+            limits=(
+                "Says nothing that is not in its list of responses: no name or figure of the conversation.",
+                "Whatever stands in the list can be said, also what is wrong or unsafe.",
+            ),
+            tags=("dialogue", "retrieval"),
+        )
+
+
+def _provenance(record: Mapping[str, Any] | None) -> Provenance | None:
+    if record is None:
+        return None
+    data = tuple(DataUse(**entry) for entry in record["data"])
+    return Provenance(
+        **{**record, "data": data, "metrics": tuple(Metric(**entry) for entry in record["metrics"])}
+    )
 
 
 def _candidate(row: dict[str, Any]) -> Candidate:

@@ -12,15 +12,17 @@ from dialogkit.dialogues import Example
 from dialogkit.retrieval import (
     IndexConfig,
     ResponseIndex,
+    Retriever,
     SentenceTransformerRetriever,
     load_retriever,
     save_biencoder,
 )
 from trainkit import FitConfig, FitResult, fit
+from trainkit.cards import DataUse, Metric
 
-from .chatbot import RetrievalChatbot, RetrievalConfig
+from .chatbot import Provenance, RetrievalChatbot, RetrievalConfig
 from .data import ScoredContext, response_set
-from .evaluation import evaluate_hits
+from .evaluation import context_text, evaluate_hits
 from .training import G2RConfig, G2RMethod
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ def distil(
     valid: Sequence[Example] = (),
     index: IndexConfig | None = None,
     name: str = "Bot",
+    data: Sequence[DataUse] = (),
+    licence: str = "not stated",
 ) -> Distilled:
     """Trains a student, builds the index of its responses anew, and saves the chatbot.
 
@@ -67,6 +71,8 @@ def distil(
         valid: Human dialogues for the evaluation.
         index: How responses are searched.
         name: The chatbot's display name.
+        data: The data sets behind the examples, for the model card.
+        licence: Licence of the chatbot, for the model card.
 
     Raises:
         ValueError: There are no examples, or fewer than ten in ``valid``.
@@ -78,11 +84,12 @@ def distil(
         raise ValueError(f"valid must hold at least 10 examples, got {len(valid)}")
     texts = list(responses) if responses is not None else response_set(examples)
 
-    def evaluate(model: Any) -> Mapping[str, float]:
+    def hits(retriever: Retriever) -> dict[str, float]:
         sizes = [k for k in (10, 100) if k <= len(valid)]
-        return evaluate_hits(
-            SentenceTransformerRetriever(model), valid, candidates=sizes, max_turns=config.max_turns
-        )
+        return evaluate_hits(retriever, valid, candidates=sizes, max_turns=config.max_turns)
+
+    def evaluate(model: Any) -> Mapping[str, float]:
+        return hits(SentenceTransformerRetriever(model))
 
     tokenizer: Any = student.tokenizer
     result = fit(
@@ -97,10 +104,30 @@ def distil(
         weights = Path(parent) / "student"
         save_biencoder(student, weights)
         retriever = load_retriever(weights)
-        contexts = [example.context[-1] for example in examples[:1000]]
+        contexts = [context_text(example.context, config.max_turns) for example in examples[:1000]]
         built = ResponseIndex.build(retriever, texts, config=index, contexts=contexts)
+        found = hits(retriever) if valid else {}
+        provenance = Provenance(
+            _method(config, result.steps),
+            tuple(data),
+            tuple(Metric(key, value, "validation examples", n=len(valid)) for key, value in found.items()),
+            training.seed,
+            licence,
+        )
         chatbot = RetrievalChatbot(
-            retriever, built, config=RetrievalConfig(max_turns=config.max_turns), name=name
+            retriever,
+            built,
+            config=RetrievalConfig(max_turns=config.max_turns),
+            name=name,
+            provenance=provenance,
         )
         chatbot.save_pretrained(folder)
     return Distilled(RetrievalChatbot.from_pretrained(folder), result)
+
+
+def _method(config: G2RConfig, steps: int) -> str:
+    return (
+        "G2R (Kim et al., Findings of EMNLP 2021, arXiv 2108.12582), "
+        f"alpha {config.alpha:g}, teacher temperature {config.teacher_temperature:g}, "
+        f"{config.negatives} random negatives, {steps:,} steps"
+    )

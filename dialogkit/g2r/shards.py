@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def write_shards(
 ) -> None:
     """Makes the shards of a folder that are not there yet.
 
-    Under ``accelerate launch`` or ``torchrun`` each process makes every n-th shard; none waits for another.
+    Under ``accelerate launch`` or ``torchrun`` the n processes share the missing shards, each makes every
+    n-th, and all wait until the last is there (for a day at most).
 
     Args:
         folder: Where ``part-00000.parquet`` and so on go, with ``settings.json``.
@@ -60,18 +62,20 @@ def write_shards(
         write_json(root / _SETTINGS, wanted)
     from accelerate import PartialState
 
-    place = PartialState()
-    mine = range(place.process_index, count, place.num_processes)
-    missing = [i for i in mine if not _is_whole(root / _name(i))]
+    place = PartialState(timeout=timedelta(days=1))
+    missing = [i for i in range(count) if not _is_whole(root / _name(i))]
+    # Nobody writes before all have looked: else two processes would make the same shard.
+    place.wait_for_everyone()
+    mine = missing[place.process_index :: place.num_processes]
     schema = _schema(columns)
-    with Progress(
-        len(mine), description, done=len(mine) - len(missing), enabled=place.is_main_process
-    ) as bar:
-        for i in missing:
+    total = len(mine) + (count - len(missing)) // place.num_processes
+    with Progress(total, description, done=total - len(mine), enabled=place.is_main_process) as bar:
+        for i in mine:
             block = io.BytesIO()
             arrow.parquet.write_table(arrow.Table.from_pylist(make(i), schema=schema), block)
             write_bytes(root / _name(i), block.getvalue())
             bar.advance()
+    place.wait_for_everyone()
 
 
 def shard_files(folder: str | Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from .loss import G2RLoss, g2r_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["G2RBatch", "G2RConfig", "G2RMethod", "draw_batch"]
 
@@ -174,6 +177,7 @@ class G2RMethod:
             raise ValueError("responses is empty: there is nothing to draw negatives from")
         self.tokenizer = tokenizer
         self.responses = responses
+        self._warned = False
 
     def collate(self, examples: Sequence[ScoredContext]) -> Sequence[ScoredContext]:
         """Batches are drawn in :meth:`step`, where the run's random numbers are."""
@@ -275,9 +279,18 @@ class G2RMethod:
             encoded = self.tokenizer(
                 texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
             )
+            # The texts of a chunk are sorted by length.
+            if not self._warned and encoded["input_ids"].shape[1] == limit:
+                self._warn_if_cut(side, texts[-1], limit)
         finally:
             self.tokenizer.truncation_side = before
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def _warn_if_cut(self, side: Side, longest: str, limit: int) -> None:
+        if len(self.tokenizer(longest, verbose=False)["input_ids"]) > limit:
+            self._warned = True
+            what, which = ("context", "last") if side == "query" else ("response", "first")
+            _log.warning("%d tokens of a %s are read, the %s; a longer one was cut", limit, what, which)
 
     def _encode(self, model: nn.Module, chunk: _Chunk, device: torch.device) -> Tensor:
         inputs = {name: tensor.to(device) for name, tensor in chunk.inputs.items()}

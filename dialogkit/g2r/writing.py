@@ -152,7 +152,7 @@ def augment(
         shard_size: Contexts in a shard.
 
     Returns:
-        Numbers of rows by source over all shards this process can see.
+        Numbers of rows by source, over all shards.
 
     Raises:
         ValueError: There are no examples, or the folder was made with other settings.

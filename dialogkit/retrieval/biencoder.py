@@ -381,6 +381,7 @@ class _Encoder:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int
+    cut: Literal["left", "right"]
     lower_case: bool
     pooling: Literal["mean", "cls"]
     normalize: bool
@@ -391,8 +392,9 @@ class BiEncoder:
     """Runs a saved bi-encoder with transformers alone.
 
     Importing sentence-transformers takes several seconds; this loader reads the same folders without
-    it and gives the same vectors. It runs models made of a Transformer, mean or first-token Pooling and
-    optional Normalize, with or without a Router; for anything else use
+    it and gives the same vectors. Only a context that is too long is always cut from the left here, so that
+    the last turn of a conversation is read. It runs models made of a Transformer, mean or first-token Pooling
+    and optional Normalize, with or without a Router; for anything else use
     :class:`~dialogkit.retrieval.SentenceTransformerRetriever`. Half-precision weights are widened to float32.
 
     Args:
@@ -427,12 +429,12 @@ class BiEncoder:
         self.symmetric = routes["query"][0] == routes["document"][0]
         self._files: set[Path] = set()
         query = self._load_encoder(routes["query"][0], routes["query"][1])
-        if self.symmetric and routes["query"][1] == routes["document"][1]:
-            document = query
-        elif self.symmetric:
+        if self.symmetric:
             document = replace(query, prompt=routes["document"][1])
         else:
             document = self._load_encoder(routes["document"][0], routes["document"][1])
+        # What was said last matters most in a context, whatever the encoder was made for.
+        query = replace(query, cut="left")
         self._encoders: dict[Route, _Encoder] = {"query": query, "document": document}
         dims = {encoder.model.config.hidden_size for encoder in (query, document)}
         if len(dims) != 1:
@@ -454,8 +456,8 @@ class BiEncoder:
         """Embeds contexts.
 
         Args:
-            texts: n texts. One without any token gets the zero vector; one that is too long is cut, with a
-                warning in the log once.
+            texts: n texts. One without any token gets the zero vector; one that is too long loses its
+                beginning, with a warning in the log once.
 
         Returns:
             ``float32 [n, d]``.
@@ -464,6 +466,8 @@ class BiEncoder:
 
     def encode_response(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embeds responses; see :meth:`encode_context`.
+
+        One that is too long loses its end, unless the tokenizer's settings say otherwise.
 
         Returns:
             ``float32 [n, d]``.
@@ -505,6 +509,7 @@ class BiEncoder:
             model=model.eval().to(self.device),
             tokenizer=tokenizer,
             max_length=min(int(length) for length in lengths if length),
+            cut="left" if tokenizer.truncation_side == "left" else "right",
             lower_case=bool(settings.get("do_lower_case")),
             pooling=_read_pooling(pooling_folder),
             normalize=normalize,
@@ -520,6 +525,7 @@ class BiEncoder:
             return vectors
         encoder = self._encoders[route]
         prepared = [encoder.prompt + (text.lower() if encoder.lower_case else text) for text in texts]
+        encoder.tokenizer.truncation_side = encoder.cut
         ids = encoder.tokenizer(
             prepared, truncation=True, max_length=encoder.max_length, padding=False, verbose=False
         )["input_ids"]
@@ -552,9 +558,11 @@ class BiEncoder:
             if full and len(encoder.tokenizer(text, verbose=False)["input_ids"]) > encoder.max_length:
                 self._warned = True
                 logger.warning(
-                    "%s reads the first %d tokens of a text; a longer one was cut (said once)",
+                    "%s reads the %s %d tokens of a %s; a longer one was cut (said once)",
                     self.path.name,
+                    "last" if encoder.cut == "left" else "first",
                     encoder.max_length,
+                    "context" if encoder is self._encoders["query"] else "response",
                 )
                 return
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -19,6 +20,8 @@ from trainkit.hub import ArtefactError, HubMixin, fingerprint, read_json, write_
 from .index import StaleIndexError
 
 if TYPE_CHECKING:
+    from trainkit.cards import Metric, ModelCard
+
     from .retriever import Retriever
 
 __all__ = ["IndexConfig", "ResponseIndex", "ResponseList", "SearchResult"]
@@ -34,6 +37,8 @@ _GRAPH = "index.faiss"
 _FACTS = "index.json"
 _QUERY_CHUNK = 256
 _ROW_CHUNK = 65_536
+# Half precision on another machine moves a vector by less than a hundredth of its length.
+_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class IndexConfig:
         hnsw_links: Links of a node of the HNSW graph (M); 32 in the released runs of G2R.
         ef_construction: Beam width while the graph is built; 40 in the released runs.
         ef_search: Beam width of a search (at least k is used); 256 in the released runs.
-        lists: Cells of the inverted file; None takes ``4 sqrt(n)``.
+        lists: Cells of the inverted file; None takes ``4 sqrt(n)``, but at least 39 responses to a cell.
         probes: Cells visited by a search.
         code_bytes: Bytes of a compressed vector, a divisor of the dimension; None takes the largest divisor
             up to a byte for eight dimensions.
@@ -97,8 +102,13 @@ class ResponseList(Sequence[str]):
 
     Line breaks and tabs inside a response become spaces, so a response is a line of the file.
 
+    Memory while it is made: the text and about a hundred bytes a response.
+
     Args:
-        texts: The responses; of equal ones the first is kept.
+        texts: The responses, read once, one after the other; of equal ones the first is kept.
+
+    Attributes:
+        dropped: How many equal ones were left out.
 
     Raises:
         TypeError: ``texts`` is one string.
@@ -106,20 +116,11 @@ class ResponseList(Sequence[str]):
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        if isinstance(texts, str):
-            raise TypeError("texts must be an iterable of strings, got one string")
-        lines: dict[str, None] = {}
-        count = -1
-        for count, text in enumerate(texts):
-            line = single_line(text)
-            if not line:
-                raise ValueError(f"response {count} is blank")
-            lines[line] = None
-        self.dropped = count + 1 - len(lines)
-        self._set(np.frombuffer("".join(f"{line}\n" for line in lines).encode(), dtype=np.uint8))
+        self._set(*_distinct_lines(texts, set()))
 
-    def _set(self, block: npt.NDArray[np.uint8]) -> None:
+    def _set(self, block: npt.NDArray[np.uint8], dropped: int = 0) -> None:
         self._block = block
+        self.dropped = dropped
         ends = [
             np.flatnonzero(block[start : start + (1 << 24)] == 10) + start
             for start in range(0, len(block), 1 << 24)
@@ -166,13 +167,36 @@ class ResponseList(Sequence[str]):
 
     def extended(self, texts: Iterable[str]) -> tuple[ResponseList, list[str]]:
         """A longer list, and the responses that were new; those that stand here already are left out."""
-        known = set(self)
-        new = [text for text in ResponseList(texts) if text not in known]
-        longer = ResponseList()
-        longer._set(
-            np.concatenate([self._block, np.frombuffer("".join(f"{t}\n" for t in new).encode(), np.uint8)])
-        )
-        return longer, new
+        known = {_digest(f"{text}\n".encode()) for text in self}
+        added, longer = ResponseList(), ResponseList()
+        added._set(*_distinct_lines(texts, known))
+        longer._set(np.concatenate([self._block, added._block]))
+        return longer, list(added)
+
+
+def _distinct_lines(texts: Iterable[str], known: set[bytes]) -> tuple[npt.NDArray[np.uint8], int]:
+    """The lines whose digests are not known yet, as one block, and how many were left out."""
+    if isinstance(texts, str):
+        raise TypeError("texts must be an iterable of strings, got one string")
+    block = bytearray()
+    dropped = 0
+    for number, text in enumerate(texts):
+        line = single_line(text)
+        if not line:
+            raise ValueError(f"response {number} is blank")
+        data = f"{line}\n".encode()
+        # Digests, not lines: of millions of lines the text is held once.
+        digest = _digest(data)
+        if digest in known:
+            dropped += 1
+        else:
+            known.add(digest)
+            block += data
+    return np.frombuffer(block, dtype=np.uint8), dropped
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -224,6 +248,7 @@ class ResponseIndex(HubMixin):
         contexts: Sequence[str] | None = None,
         batch_size: int = 1024,
         scratch: str | os.PathLike[str] | None = None,
+        vectors: _Vectors | None = None,
     ) -> ResponseIndex:
         """Encodes responses and makes them searchable.
 
@@ -235,10 +260,14 @@ class ResponseIndex(HubMixin):
                 Without them the responses themselves are the queries, which flatters the index.
             batch_size: Responses encoded at once.
             scratch: File to hold the embeddings while the index lives, for sets larger than memory.
+            vectors: Embeddings made before, ``float32 [n, d]``, row i of response i; the responses must then
+                be distinct. They may be mapped from a file, are not copied and must not change.
+                A few responses are encoded to see that the vectors are the retriever's.
 
         Raises:
             ValueError: There are no responses, one is blank, or there are too few for inverted lists; the
-                retriever returns vectors of a wrong shape or non-finite values.
+                retriever returns, or ``vectors`` are, of a wrong shape or not finite.
+            StaleIndexError: ``vectors`` are not the retriever's.
         """
         config = config or IndexConfig()
         if batch_size < 1:
@@ -248,15 +277,18 @@ class ResponseIndex(HubMixin):
             raise ValueError("responses is empty: an index needs at least one response")
         if texts.dropped:
             _log.info("%d repeated responses were dropped, %d are left", texts.dropped, len(texts))
-        shape = (len(texts), retriever.dim)
-        vectors: _Vectors = (
-            np.empty(shape, dtype=np.float32)
-            if scratch is None
-            else np.lib.format.open_memmap(os.fspath(scratch), mode="w+", dtype=np.float32, shape=shape)
-        )
-        for start in range(0, len(texts), batch_size):
-            chunk = texts[start : start + batch_size]
-            vectors[start : start + batch_size] = _encoded(retriever, chunk)
+        if vectors is not None:
+            _check_vectors(retriever, texts, vectors)
+        else:
+            shape = (len(texts), retriever.dim)
+            vectors = (
+                np.empty(shape, dtype=np.float32)
+                if scratch is None
+                else np.lib.format.open_memmap(os.fspath(scratch), mode="w+", dtype=np.float32, shape=shape)
+            )
+            for start in range(0, len(texts), batch_size):
+                chunk = texts[start : start + batch_size]
+                vectors[start : start + batch_size] = _encoded(retriever, chunk)
         facts = _Facts(retriever.fingerprint, texts.fingerprint, retriever.dim, config)
         index = cls(texts, [vectors], facts, _new_graph(config, vectors))
         index._fill(vectors)
@@ -282,8 +314,8 @@ class ResponseIndex(HubMixin):
         else:
             rows = np.random.default_rng(0).choice(len(self), size=min(1000, len(self)), replace=False)
             queries = self.vectors(np.sort(rows))
-        recall = {f"recall@{k}": self.recall_against_exact(queries, k) for k in (1, 10) if k <= len(self)}
-        self._facts = _Facts(self._facts.encoder, self._facts.responses, self._facts.dim, self.config, recall)
+        recall = self._recall(queries, [k for k in (1, 10) if k <= len(self)])
+        self._facts = replace(self._facts, recall={f"recall@{k}": value for k, value in recall.items()})
         _log.info("recall of the approximate index against exact search: %s", recall)
 
     @property
@@ -344,15 +376,7 @@ class ResponseIndex(HubMixin):
         Raises:
             ValueError: The queries are not ``[q, d]`` or not finite, or k is below 1.
         """
-        queries = self._checked(queries, k)
-        wide = k if self.config.kind != "ivfpq" else k * self.config.refine
-        if self._graph is None:
-            scores, ids = self._exact(queries, k)
-        else:
-            self._tune(wide)
-            scores, ids = self._graph.search(queries, min(wide, len(self)))
-            if self.config.kind == "ivfpq":
-                scores, ids = self._refined(queries, ids, k)
+        scores, ids = self._found(self._checked(queries, k), k)
         missing = k - ids.shape[1]
         if missing > 0:
             ids = np.pad(ids, ((0, 0), (0, missing)), constant_values=-1)
@@ -363,6 +387,15 @@ class ResponseIndex(HubMixin):
         texts = [[self.responses[int(i)] if i >= 0 else "" for i in row] for row in ids]
         return SearchResult(ids, scores, texts, valid)
 
+    def _found(self, queries: _Vectors, k: int) -> tuple[_Vectors, npt.NDArray[np.int64]]:
+        """Scores and ids of at most k responses a query; -1 for what a graph did not find."""
+        if self._graph is None:
+            return self._exact(queries, k)
+        wide = k if self.config.kind != "ivfpq" else k * self.config.refine
+        self._tune(wide)
+        scores, ids = self._graph.search(queries, min(wide, len(self)))
+        return self._refined(queries, ids, k) if self.config.kind == "ivfpq" else (scores, ids)
+
     def recall_against_exact(self, queries: _Vectors, k: int = 1) -> float:
         """Share of the exact best k responses that :meth:`search` finds, averaged over the queries.
 
@@ -372,10 +405,16 @@ class ResponseIndex(HubMixin):
         queries = self._checked(queries, k)
         if not len(queries) or k > len(self):
             raise ValueError(f"recall needs queries and k up to {len(self)}, got {len(queries)} and k={k}")
-        found = self.search(queries, k).ids
-        _, exact = self._exact(queries, k)
-        hits = [len(np.intersect1d(f, e)) for f, e in zip(found, exact, strict=True)]
-        return float(np.mean(hits)) / k
+        return self._recall(queries, [k])[k]
+
+    def _recall(self, queries: _Vectors, sizes: Sequence[int]) -> dict[int, float]:
+        _, exact = self._exact(queries, max(sizes))
+        recall = {}
+        for k in sizes:
+            _, found = self._found(queries, k)
+            hits = [len(np.intersect1d(f, e[:k])) for f, e in zip(found, exact, strict=True)]
+            recall[k] = float(np.mean(hits)) / k
+        return recall
 
     def add(self, retriever: Retriever, responses: Iterable[str], *, batch_size: int = 1024) -> int:
         """Adds responses behind the present ones, whose ids stay; known ones are left out.
@@ -399,7 +438,7 @@ class ResponseIndex(HubMixin):
         self._fill(vectors)
         self._parts.append(vectors)
         self.responses = longer
-        self._facts = _Facts(self._facts.encoder, longer.fingerprint, self.dim, self.config)
+        self._facts = replace(self._facts, responses=longer.fingerprint, recall={})
         return len(new)
 
     def _checked(self, queries: _Vectors, k: int) -> _Vectors:
@@ -459,6 +498,34 @@ class ResponseIndex(HubMixin):
             best[rows] = np.take_along_axis(ids[rows], order, axis=1)
         return scores, best
 
+    def metrics(self) -> tuple[Metric, ...]:
+        """The recall, as a model card shows it."""
+        from trainkit.cards import Metric
+
+        return tuple(
+            Metric(name, value, "queries of the build", "against exact search")
+            for name, value in self.recall.items()
+        )
+
+    def _card(self) -> ModelCard:
+        from trainkit.cards import ModelCard
+
+        search = {"flat": "exact search", "hnsw": "HNSW graph", "ivfpq": "inverted lists, product codes"}
+        return ModelCard(
+            title=f"Index of {len(self):,} responses",
+            method=f"FAISS, raw inner product, {search[self.config.kind]}",
+            summary=(
+                f"{len(self):,} responses with embeddings of {self.dim} dimensions, made by the encoder with "
+                f"the fingerprint {self._facts.encoder[:12]}; another encoder is refused."
+            ),
+            licence="not stated",
+            metrics=self.metrics(),
+            limits=("Whatever stands in the list can be found, also what is wrong or unsafe.",),
+            task="sentence-similarity",
+            languages=(),
+            tags=("response-index", "faiss"),
+        )
+
     def _save(self, directory: Path) -> None:
         self.responses.write(directory / _TEXTS)
         target = np.lib.format.open_memmap(
@@ -513,9 +580,33 @@ def _encoded(retriever: Retriever, texts: list[str]) -> _Vectors:
         raise ValueError(
             f"encode_response must return [{len(texts)}, {retriever.dim}], got {list(vectors.shape)}"
         )
+    _check_finite(vectors)
+    return vectors
+
+
+def _check_finite(vectors: _Vectors) -> None:
     if not np.isfinite(vectors).all():
         raise ValueError("the embeddings of the responses hold values that are not finite")
-    return vectors
+
+
+def _check_vectors(retriever: Retriever, texts: ResponseList, vectors: _Vectors) -> None:
+    """Makes sure that given embeddings are the retriever's, as far as a sample of them shows."""
+    if texts.dropped:
+        raise ValueError(f"vectors need distinct responses, {texts.dropped} of them are repeated")
+    if vectors.shape != (len(texts), retriever.dim) or vectors.dtype != np.float32:
+        raise ValueError(
+            f"vectors must be float32 [{len(texts)}, {retriever.dim}], "
+            f"got {vectors.dtype} {list(vectors.shape)}"
+        )
+    for start in range(0, len(vectors), _ROW_CHUNK):
+        _check_finite(vectors[start : start + _ROW_CHUNK])
+    sample = np.unique(np.linspace(0, len(texts) - 1, 16).astype(int))
+    expected = _encoded(retriever, [texts[int(i)] for i in sample])
+    off = np.linalg.norm(vectors[sample] - expected, axis=1)
+    wrong = np.flatnonzero(off > _TOLERANCE * np.linalg.norm(expected, axis=1))
+    if len(wrong):
+        i = int(sample[wrong[0]])
+        raise StaleIndexError(f"row {i} of vectors is not the retriever's embedding of {texts[i][:60]!r}")
 
 
 def _new_graph(config: IndexConfig, vectors: _Vectors) -> Any:
@@ -529,7 +620,8 @@ def _new_graph(config: IndexConfig, vectors: _Vectors) -> Any:
         graph = faiss.IndexHNSWFlat(dim, config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = config.ef_construction
         return graph
-    lists = config.lists or max(1, round(4 * math.sqrt(size)))
+    # FAISS asks for 39 vectors to learn the centre of a cell.
+    lists = config.lists or max(1, min(round(4 * math.sqrt(size)), size // 39))
     code_bytes = config.code_bytes or max(b for b in range(1, dim // 8 + 2) if dim % b == 0)
     if dim % code_bytes:
         raise ValueError(f"code_bytes must divide the dimension {dim}, got {code_bytes}")
@@ -539,6 +631,8 @@ def _new_graph(config: IndexConfig, vectors: _Vectors) -> Any:
             f"kind='ivfpq' with {lists} lists needs at least {needed} responses, got {size}; use kind='flat'"
         )
     ivf = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, lists, code_bytes, 8, faiss.METRIC_INNER_PRODUCT)
+    # The 256 centres of each compressed byte can do with fewer than it asks for.
+    ivf.cp.min_points_per_centroid = ivf.pq.cp.min_points_per_centroid = 1
     sample = np.random.default_rng(0).choice(size, size=min(size, max(64 * lists, 25_600)), replace=False)
     ivf.train(np.ascontiguousarray(vectors[np.sort(sample)]))
     return ivf

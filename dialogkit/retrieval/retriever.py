@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import logging
 import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +79,8 @@ class SentenceTransformerRetriever:
     """Any sentence-transformers model as a retriever.
 
     Needs the extra ``sentence-transformers``, whose import takes several seconds; for common folders
-    :class:`~dialogkit.retrieval.BiEncoder` does the same without it.
+    :class:`~dialogkit.retrieval.BiEncoder` does the same without it. A context that is too long loses its
+    beginning, with a warning in the log once; a response is cut as the model cuts it.
 
     Args:
         model: A ``SentenceTransformer``, or a folder or Hub id of one.
@@ -131,6 +133,7 @@ class SentenceTransformerRetriever:
             raise ValueError("the sentence-transformers model does not know its embedding dimension")
         self.dim = int(dim)
         self.symmetric = self._one_encoder() if symmetric is None else symmetric
+        self._warned = False
 
     def _one_encoder(self) -> bool:
         if self.context_role == self.response_role:
@@ -145,20 +148,54 @@ class SentenceTransformerRetriever:
         """SHA-256 of the weights, the tokenizer and the settings of this retriever."""
         from trainkit.hub import fingerprint
 
-        tokenizer = getattr(self.model.tokenizer, "backend_tokenizer", None)
         parts: list[str | bytes] = [
-            f"{self.context_role} {self.response_role} {self.normalize} {self.model.max_seq_length}",
+            f"{self.context_role} {self.response_role} {self.normalize}",
             repr(sorted(self.model.prompts.items())),
             repr(self.model),
-            tokenizer.to_str() if tokenizer is not None else "",
         ]
+        for role in (self.context_role, self.response_role):
+            tokenizer, limit = self._reader(role)
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            state = {} if backend is None else json.loads(backend.to_str())
+            # It remembers how it last cut and padded.
+            parts.append(json.dumps({**state, "truncation": limit, "padding": None}))
         for name, tensor in sorted(self.model.state_dict().items()):
             parts += [name, tensor.detach().cpu().float().numpy().tobytes()]
         return fingerprint(*parts)
 
     def encode_context(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embeds n contexts, ``float32 [n, d]``."""
-        return self._encode(texts, self.context_role)
+        tokenizer, limit = self._reader(self.context_role)
+        if tokenizer is None:
+            return self._encode(texts, self.context_role)
+        self._warn_if_cut(texts, tokenizer, limit)
+        before = tokenizer.truncation_side
+        # What was said last matters most in a context.
+        tokenizer.truncation_side = "left"
+        try:
+            return self._encode(texts, self.context_role)
+        finally:
+            tokenizer.truncation_side = before
+
+    def _reader(self, role: Role) -> tuple[Any, int | None]:
+        """The tokenizer of a route, None for what is no usual one, and how many tokens are read."""
+        from transformers import PreTrainedTokenizerBase
+
+        routes = getattr(self.model[0], "sub_modules", None)
+        module = self.model[0] if routes is None else routes[role][0]
+        tokenizer = getattr(module, "tokenizer", None)
+        known = isinstance(tokenizer, PreTrainedTokenizerBase)
+        return tokenizer if known else None, getattr(module, "max_seq_length", None)
+
+    def _warn_if_cut(self, texts: Sequence[str], tokenizer: Any, limit: int | None) -> None:
+        if self._warned or limit is None:
+            return
+        for text in texts:
+            # A token is a character or more, but for the few that stand around a text.
+            if len(text) + 8 > limit and len(tokenizer(text, verbose=False)["input_ids"]) > limit:
+                self._warned = True
+                logger.warning("the model reads the last %d tokens of a context; a longer one was cut", limit)
+                return
 
     def encode_response(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embeds n responses, ``float32 [n, d]``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,12 +136,66 @@ def test_recall_is_reported_and_honest() -> None:
     assert index.recall["recall@10"] < 0.9
     assert built("hnsw").recall["recall@1"] == 1.0
     assert built("flat").recall == {}
+    assert index.recall["recall@1"] == index.recall_against_exact(vectors, 1)
 
 
 def test_embeddings_may_live_in_a_file(tmp_path: Path) -> None:
     index = ResponseIndex.build(Cloud(), responses(), scratch=tmp_path / "vectors.npy")
     assert np.array_equal(index.search(queries(), 4).ids, built().search(queries(), 4).ids)
     assert np.load(tmp_path / "vectors.npy", mmap_mode="r").shape == (600, 16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_may_be_made_before(kind: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "vectors.npy", Cloud().encode_response(responses()))
+    vectors = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    # What half precision elsewhere may do to them.
+    vectors = vectors.astype(np.float16).astype(np.float32) if kind == "flat" else vectors
+    config = built(kind).config
+    index = ResponseIndex.build(Cloud(), responses(), config=config, vectors=vectors)
+    assert index._parts[0] is vectors
+    expected = built("flat").search(queries(), 3)
+    assert np.array_equal(index.search(queries(), 3).ids, expected.ids)
+    index.save_pretrained(tmp_path / "index")
+    loaded = ResponseIndex.from_pretrained(tmp_path / "index")
+    assert np.array_equal(loaded.search(queries(), 3).ids, expected.ids)
+
+
+def test_vectors_that_do_not_fit_are_refused() -> None:
+    texts = responses(50)
+    vectors = Cloud().encode_response(texts)
+    with pytest.raises(StaleIndexError, match="row 0 of vectors is not the retriever's embedding"):
+        ResponseIndex.build(Cloud("two"), texts, vectors=vectors)
+    with pytest.raises(StaleIndexError, match="row 49 of vectors"):
+        ResponseIndex.build(Cloud(), texts, vectors=np.concatenate([vectors[:49], vectors[:1]]))
+    with pytest.raises(ValueError, match=r"must be float32 \[50, 16\], got float32 \[49, 16\]"):
+        ResponseIndex.build(Cloud(), texts, vectors=vectors[:49])
+    with pytest.raises(ValueError, match=r"got float64 \[50, 16\]"):
+        ResponseIndex.build(Cloud(), texts, vectors=vectors.astype(np.float64))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not finite"):
+        ResponseIndex.build(Cloud(), texts, vectors=vectors * np.float32(np.nan))
+    with pytest.raises(ValueError, match="distinct responses, 1 of them"):
+        ResponseIndex.build(Cloud(), [*texts, texts[0]], vectors=vectors)
+
+
+def test_the_card_says_how_well_it_searches(tmp_path: Path) -> None:
+    narrow = IndexConfig(kind="ivfpq", lists=32, probes=1, refine=1)
+    index = ResponseIndex.build(Cloud(), responses(), config=narrow)
+    index.save_pretrained(tmp_path / "index")
+    card = (tmp_path / "index" / "README.md").read_text()
+    assert "Index of 600 responses" in card
+    assert f"{index.recall['recall@10']:.4g}" in card
+
+
+def test_texts_are_held_once(tmp_path: Path) -> None:
+    """Memory of a list of responses is its text and a digest for each, not a string for each."""
+    count, width = 20_000, 400
+    tracemalloc.start()
+    made = ResponseList(f"{i:0{width}}" for i in range(count))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(made) == count
+    assert peak < 2.5 * count * width
 
 
 def test_an_edited_list_of_responses_is_stale(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,18 @@ from transformers import BertConfig, BertModel
 
 from dialogkit.chat import Chatbot, ChatSession, measure_latency
 from dialogkit.dialogues import Turn
-from dialogkit.g2r import LMReranker, RetrievalChatbot, RetrievalConfig, score_responses
-from dialogkit.retrieval import BiEncoder, ResponseIndex, StaleIndexError, biencoder_from
+from dialogkit.g2r import LMReranker, Provenance, RetrievalChatbot, RetrievalConfig, score_responses
+from dialogkit.retrieval import (
+    BiEncoder,
+    ResponseIndex,
+    SentenceTransformerRetriever,
+    StaleIndexError,
+    biencoder_from,
+    build_biencoder,
+    save_biencoder,
+)
 from tests.dialogkit.tiny import byte_tokenizer, tiny_causal_lm
+from trainkit.cards import DataUse, Metric
 from trainkit.hub import ArtefactError
 
 RESPONSES = [f"answer {word}" for word in ("red", "green", "blue", "white", "black", "grey", "pink")]
@@ -108,6 +119,29 @@ def test_a_conversation_is_its_turns_line_by_line(bot: RetrievalChatbot, retriev
     assert short.reply(history).text == best(retriever, "and")[0]
 
 
+@pytest.mark.parametrize("light", [True, False])
+def test_the_last_turn_of_a_long_conversation_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, light: bool
+) -> None:
+    """Also with an encoder that cuts texts from the right by its own settings."""
+    torch.manual_seed(1)
+    model = build_biencoder(TOKENIZER, hidden_size=16, num_layers=1, num_heads=2, max_length=24, shared=True)
+    save_biencoder(model, tmp_path / "plain", dtype=torch.float32)
+    plain = BiEncoder(tmp_path / "plain") if light else SentenceTransformerRetriever(tmp_path / "plain")
+    talk = RetrievalChatbot(plain, ResponseIndex.build(plain, RESPONSES), config=RetrievalConfig(max_turns=9))
+    past = [Turn("User" if i % 2 == 0 else "Ann", "a long story goes on") for i in range(6)]
+
+    def scores(turns: Sequence[Turn]) -> dict[str, float]:
+        rows = talk.reply(turns).evidence["candidates"]
+        return {row["response"]: row["score"] for row in rows}
+
+    with caplog.at_level(logging.WARNING):
+        red, white = ([*past, Turn("User", f"say {word}, nothing but it")] for word in ("red", "white"))
+        assert scores(red) == scores([Turn("User", "before all"), *red])
+        assert scores(red) != scores(white)
+    assert len([record for record in caplog.records if "last 24 tokens of a context" in record.message]) == 1
+
+
 def test_a_session_never_hears_the_same_answer_twice(retriever: BiEncoder, index: ResponseIndex) -> None:
     session = ChatSession(RetrievalChatbot(retriever, index, config=RetrievalConfig(candidates=1)))
     said = [session.reply("hello").text for _ in RESPONSES]
@@ -158,6 +192,44 @@ def test_rerankers(retriever: BiEncoder, index: ResponseIndex) -> None:
     broken = RetrievalChatbot(retriever, index, reranker=lambda context, responses: [float("nan")])
     with pytest.raises(ValueError, match="finite scores"):
         broken.reply("hello")
+
+
+@pytest.mark.parametrize("settings", [{}, {"normalize": True, "context_role": "document"}])
+def test_a_sentence_transformers_model_is_saved_with_its_bot(
+    tmp_path: Path, retriever: BiEncoder, settings: dict[str, Any]
+) -> None:
+    full = SentenceTransformerRetriever(retriever.path, device="cpu", **settings)
+    fresh = SentenceTransformerRetriever(retriever.path, device="cpu", **settings).fingerprint
+    bot = RetrievalChatbot(full, ResponseIndex.build(full, RESPONSES))
+    said = bot.reply("hello there, what do you say to a long question").evidence
+    assert full.fingerprint == fresh
+    bot.save_pretrained(tmp_path / "bot")
+    loaded = RetrievalChatbot.from_pretrained(tmp_path / "bot")
+    assert loaded.reply("hello there, what do you say to a long question").evidence == said
+    other = SentenceTransformerRetriever(retriever.path, device="cpu", normalize=not full.normalize)
+    with pytest.raises(StaleIndexError, match="another encoder"):
+        loaded.index.check(other)
+
+
+def test_where_it_comes_from_is_saved_and_stands_in_the_card(
+    retriever: BiEncoder, index: ResponseIndex, tmp_path: Path
+) -> None:
+    origin = Provenance(
+        "G2R, alpha 0.25",
+        (DataUse("Small Talk", "CC0-1.0"),),
+        (Metric("hits@1/10", 0.8125, "validation examples", n=16),),
+        seed=7,
+        licence="CC-BY-4.0",
+    )
+    RetrievalChatbot(retriever, index, provenance=origin).save_pretrained(tmp_path / "bot")
+    loaded = RetrievalChatbot.from_pretrained(tmp_path / "bot")
+    assert loaded.provenance == origin
+    loaded.save_pretrained(tmp_path / "again")
+    for name in ("bot", "again"):
+        card = (tmp_path / name / "README.md").read_text()
+        for words in ("G2R, alpha 0.25", "Small Talk", "CC0-1.0", "0.8125", "7 responses", "cc-by-4.0"):
+            assert words in card, (name, words)
+        assert re.search(r"[Ss]eed\W+7\b", card), card
 
 
 def test_save_and_load(bot: RetrievalChatbot, tmp_path: Path) -> None:

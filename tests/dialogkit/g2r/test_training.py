@@ -249,6 +249,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_stay_together_and_draw_apart(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO)

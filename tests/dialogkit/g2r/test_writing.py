@@ -130,16 +130,22 @@ def test_other_settings_are_refused(
 
 TWO = """
 import sys
+import time
 import torch
-from dialogkit.g2r import augment
+from dialogkit.g2r import augment, read_scored, score
 from tests.dialogkit.g2r.test_writing import CONFIG, EXAMPLES, WORDS
 from tests.dialogkit.tiny import tiny_causal_lm
 from accelerate import PartialState
 assert PartialState(cpu=True).num_processes == 2
-try:
-    augment(tiny_causal_lm(WORDS), EXAMPLES, sys.argv[1], config=CONFIG, seed=5, shard_size=2)
-except FileNotFoundError as error:
-    print("the other process is not finished:", error)
+teacher = tiny_causal_lm(WORDS)
+if PartialState().process_index == 1:
+    # One process is slower: the other must wait for its shards.
+    generate = teacher.generate
+    teacher.generate = lambda *args, **kwargs: (time.sleep(1), generate(*args, **kwargs))[1]
+counts = augment(teacher, EXAMPLES, sys.argv[1], config=CONFIG, seed=5, shard_size=2)
+assert counts["original"] == len(EXAMPLES), counts
+score(teacher, sys.argv[1], sys.argv[1] + "-scored")
+assert sum(1 for _ in read_scored(sys.argv[1] + "-scored")) == sum(counts.values())
 torch.distributed.destroy_process_group()
 """
 
