@@ -140,7 +140,7 @@ class Victim:
             # The value is what `as_given` will return, the gradient that of the plain conversion.
             given = given - given.detach() + _towards(perturbed.detach(), self._inputs[rows])
         output = self.model(given, rows) if isinstance(self.model, EmbeddedTexts) else self.model(given)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        logits = getattr(output, "logits", output)
         if not self._checked:
             self._check(logits, len(perturbed))
         assert isinstance(logits, Tensor)
