@@ -5,7 +5,6 @@ Model libraries are imported when a command needs them, so that ``dialogkit --he
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 import os
@@ -18,14 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dialogkit.bots import find_character, load_bot
+from dialogkit.cli_evaluate import evaluate
 from dialogkit.cli_g2r import g2r, index
 from dialogkit.demo import pairs_table
 from trainkit.terminal import error_console, output_console, plain_errors, quiet, safe, show_version, table
 
 if TYPE_CHECKING:
-    from dialogkit.chat import Chatbot, ChatSession
+    from dialogkit.chat import ChatSession
     from dialogkit.generation import Candidate, GenerationConfig, LanguageModel, Likelihood, Prompt
-    from dialogkit.pdp import Character, PDPChatbot
+    from dialogkit.pdp import PDPChatbot
 
 __all__ = ["app", "main"]
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(g2r, name="g2r")
 app.add_typer(index, name="index")
+app.command()(evaluate)
 
 MatcherName = Literal["dynamic", "static", "random", "gold"]
 PromptName = Literal["auto", "dialog", "chat", "utterances", "zero-shot"]
@@ -160,7 +162,10 @@ def chat(
     ] = None,
     bot: Annotated[
         str | None,
-        typer.Option("--bot", help="Folder or Hub id of a saved chatbot, instead of a character."),
+        typer.Option(
+            "--bot",
+            help="A saved chatbot's folder or Hub id, lm:MODEL, endpoint:MODEL@URL; instead of a character.",
+        ),
     ] = None,
     model: ModelOption = None,
     endpoint: EndpointOption = None,
@@ -193,26 +198,11 @@ def chat(
             )
             session = parts.bot(character).session()
         elif bot is not None and character is None:
-            session = ChatSession(_saved_bot(bot))
+            quiet()
+            session = ChatSession(load_bot(bot))
         else:
             raise ValueError("name either a --character or a saved --bot to talk with")
         _Talk(session, rank=rank or selection is not None, seed=seed).run()
-
-
-def _saved_bot(name: str) -> Chatbot:
-    """A chatbot that was saved, of whatever kind."""
-    from dialogkit.g2r import RetrievalChatbot
-    from dialogkit.pdp import PDPChatbot
-    from trainkit.hub import MANIFEST, read_json, resolve
-
-    quiet()
-    folder = resolve(name)
-    if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{name} is no saved chatbot: it holds no {MANIFEST}")
-    kind = read_json(folder / MANIFEST).get("kind")
-    if kind == RetrievalChatbot.__name__:
-        return RetrievalChatbot.from_pretrained(folder)
-    return PDPChatbot.from_pretrained(folder)
 
 
 @dataclass(frozen=True)
@@ -231,7 +221,7 @@ class _Parts:
     def bot(self, character: str, *, mute: bool = False) -> PDPChatbot:
         """Makes a chatbot; a ``mute`` one can only match."""
         # A wrong name is reported before anything is loaded.
-        who = _find_character(character)
+        who = find_character(character)
         if self.endpoint is not None and self.model is None:
             raise ValueError("--endpoint needs --model, the name of the model to ask the server for")
         quiet()
@@ -268,27 +258,6 @@ class _Mute:
 
     def count_tokens(self, prompt: Prompt) -> int:
         raise NotImplementedError("there is no language model")
-
-
-def _find_character(name: str) -> Character:
-    """The character that a user means by an id, a display name in any case, or a JSON file."""
-    from dialogkit import embedded
-    from dialogkit.pdp import Character
-
-    if name.endswith(".json"):
-        return Character.from_json(name)
-    known = [Character.from_json(embedded.character_path(each)) for each in embedded.character_names()]
-    wanted = name.strip().casefold()
-    for character in known:
-        if wanted in (character.id.casefold(), character.name.casefold()):
-            return character
-    spellings = {spelling.casefold(): one.id for one in known for spelling in (one.id, one.name)}
-    near = difflib.get_close_matches(wanted, spellings, n=1)
-    guess = f"did you mean {spellings[near[0]]!r}? " if near else ""
-    raise ValueError(
-        f"no character is called {name!r}; {guess}known: {', '.join(one.id for one in known) or 'none'}, "
-        "or the path of a .json file"
-    )
 
 
 class _Talk:
@@ -399,9 +368,11 @@ class _Talk:
         evidence = reply.evidence
         if "pairs" in evidence:
             self.out.print(pairs_table(evidence["pairs"], self.session.bot.name))
-        else:
+        elif "candidates" in evidence:
             rows = [(f"{row['score']:.3f}", row["response"]) for row in evidence["candidates"]]
             self.out.print(table(("score", "response found"), rows, numeric=("score",)))
+        else:
+            raise ValueError("a plain language model has no sources to show")
 
     def reset(self, argument: str) -> None:
         """Forgets the conversation."""

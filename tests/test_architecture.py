@@ -25,9 +25,10 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"chat"}),
         frozenset({"retrieval"}),
         frozenset({"pdp", "g2r", "exemplar", "diversity"}),
+        frozenset({"bots"}),
         frozenset({"evaluation"}),
         frozenset({"serve"}),
-        frozenset({"demo", "cli_g2r"}),
+        frozenset({"demo", "cli_g2r", "cli_evaluate"}),
         frozenset({"cli"}),
     ),
     "robustkit": (

@@ -216,7 +216,7 @@ class Example:
 
     Attributes:
         caption: What they have in common; may have several lines.
-        texts: Name and text of each, with ``[[ ]]`` round words to be marked.
+        texts: Name and text of each.
     """
 
     caption: str
@@ -231,11 +231,13 @@ class Examples:
         title: Their title.
         examples: The examples.
         note: What a reader must know, such as how they were chosen.
+        marks: Whether ``[[ ]]`` in the texts mark words; say False for texts from outside.
     """
 
     title: str
     examples: tuple[Example, ...]
     note: str = ""
+    marks: bool = True
 
 
 Part: TypeAlias = str | Table | Bars | Figure | Examples
@@ -492,6 +494,7 @@ def _part_to_json(part: Part) -> dict[str, Any]:
         case Figure():
             data["svg"] = part.svg
         case Examples():
+            data["marks"] = part.marks
             data["examples"] = [
                 {
                     "caption": clean_text(example.caption),
@@ -551,9 +554,8 @@ def _markdown_part(part: Part) -> list[str]:
         case Examples():
             for example in part.examples:
                 lines.append(f"- {markdown_line(example.caption)}")
-                lines += [
-                    f"    - {markdown_line(name)}: {_markdown_marked(text)}" for name, text in example.texts
-                ]
+                show = _markdown_marked if part.marks else markdown_line
+                lines += [f"    - {markdown_line(name)}: {show(text)}" for name, text in example.texts]
             lines.append("")
         case Bars():
             lines += _markdown_table(part.table.columns, part.table.rows)
@@ -583,9 +585,9 @@ def _visible(text: str) -> str:
     return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
-def _marked_pieces(text: str) -> list[tuple[str, bool]]:
-    """The pieces of a text with marks: what to show, and whether it was changed."""
-    pieces = _MARKED.split(text)
+def _marked_pieces(text: str, marks: bool) -> list[tuple[str, bool]]:
+    """The pieces of a text: what to show, and whether it is marked."""
+    pieces = _MARKED.split(text) if marks else [text]
     return [(piece, bool(index % 2)) for index, piece in enumerate(pieces) if piece]
 
 
@@ -634,7 +636,7 @@ def _template() -> Template:
         clean=clean_text,
         shown=lambda cell: clean_text(_shown(cell)),
         visible=lambda text: _visible(clean_text(text)),
-        pieces=lambda text: _marked_pieces(_visible(clean_text(text))),
+        pieces=lambda text, marks: _marked_pieces(_visible(clean_text(text)), marks),
         width=lambda value, longest: f"{100 * value / longest:.2f}%" if longest else "0%",
         kind=lambda part: "text" if isinstance(part, str) else type(part).__name__.lower(),
         numeric=lambda table: [

@@ -226,6 +226,14 @@ def test_changed_words_are_marked() -> None:
     assert "a **fine** film" in report.to_markdown()
 
 
+def test_brackets_of_texts_from_outside_mark_nothing(tmp_path: Path) -> None:
+    examples = Examples("E", (Example("c", (("bot", "a [[b]] c"),)),), marks=False)
+    report = Report("R", (Section("s", "S", (examples,)),))
+    assert "<bdi>a [[b]] c</bdi>" in report.to_html() and "**b**" not in report.to_markdown()
+    report.write(tmp_path)
+    assert Report.read(tmp_path) == report
+
+
 def test_characters_that_hide_or_reorder_are_named() -> None:
     pair = Example("c", (("before", "a \u202eb"), ("after", "go\u200bod")))
     source = Report("R", (Section("s", "S", (Examples("E", (pair,)),)),)).to_html()
