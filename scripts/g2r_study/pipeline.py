@@ -20,7 +20,7 @@ from dialogkit.generation import GenerationConfig, TransformersLM
 from trainkit import write_json
 from trainkit.hub import write_bytes
 
-from .data import StudyData, load_data
+from .data import RatedContext, StudyData, load_data
 from .measure import (
     Critics,
     TeacherBot,
@@ -55,7 +55,7 @@ class StudyPlan:
     Attributes:
         pairs: Human pairs that students learn from, and whose responses they retrieve.
         held_out: Human pairs of validation and test.
-        answered: Contexts of DailyDialog++ that replies are measured on.
+        answered: Contexts of DailyDialog++ that are ranked and answered.
         teacher_epochs: Passes of the teacher over the training dialogues.
         judge_epochs: Passes of the judge.
         augmentation: How the teacher writes.
@@ -135,16 +135,16 @@ class Study:
         """Trains the judge and says how good it is."""
         if not (self.runs / "judge").exists():
             train_judge(self.data.rated_dev, self.runs / "judge", epochs=self.plan.judge_epochs)
-        figures = rated_hits(self.data.rated_test, Judge(self.runs / "judge"))
+        figures = rated_hits(self._rated, Judge(self.runs / "judge"))
         write_json(self.runs / "judge.json", figures)
         logger.info("judge: %s", figures)
 
     def students(self) -> None:
-        """Trains the students that are not there."""
+        """Trains the students that are not there; those from scratch, an ablation, with seed 0 only."""
         for seed in self.seeds:
             for student in STUDENTS:
                 folder = self.runs / "students" / f"{student.folder}-{seed}"
-                if not folder.exists():
+                if not folder.exists() and not (student.scratch and seed):
                     logger.info("training %s, seed %d", student.name, seed)
                     train(
                         student,
@@ -156,13 +156,16 @@ class Study:
                     )
 
     @cached_property
+    def _rated(self) -> tuple[RatedContext, ...]:
+        return self.data.rated_test[: self.plan.answered]
+
+    @cached_property
     def _contexts(self) -> list[tuple[str, ...]]:
-        return [one.context for one in self.data.rated_test[: self.plan.answered]]
+        return [one.context for one in self._rated]
 
     def measure(self) -> None:
         """Measures students, the teacher, people and chance; what was measured before is kept."""
         critics = Critics(Judge(self.runs / "judge"), self.lm)
-        rated = self.data.rated_test[: self.plan.answered]
         all_examples = examples_of(STUDENTS[1], self.runs / "scored")
         people = response_set([human(example) for example in all_examples])
 
@@ -181,7 +184,7 @@ class Study:
         def of_bot(bot: RetrievalChatbot) -> tuple[dict[str, float], Any]:
             replies = [reply.text for reply in bot.reply_batch(histories(self._contexts))]
             written = sum(reply not in known for reply in replies) / len(replies)
-            found = retriever_hits(bot, self.data.test, self.data.rated_test)
+            found = retriever_hits(bot, self.data.test, self._rated)
             return of_replies(replies, {**found, "generated": written, "responses": float(len(bot.index))})
 
         known = set(people)
@@ -195,12 +198,14 @@ class Study:
             keep(
                 "chance, human responses",
                 seed,
-                lambda s=seed: of_replies(random_replies(people, len(rated), s), {}),
+                lambda s=seed: of_replies(random_replies(people, len(self._rated), s), {}),
             )
             keep(
                 "people",
                 seed,
-                lambda s=seed: of_replies([Random(s + i).choice(r.good) for i, r in enumerate(rated)], {}),
+                lambda s=seed: of_replies(
+                    [Random(s + i).choice(r.good) for i, r in enumerate(self._rated)], {}
+                ),
             )
             bot = TeacherBot(self.lm, self.plan.augmentation.generation)
             keep(
@@ -208,7 +213,7 @@ class Study:
                 seed,
                 lambda s=seed, bot=bot: of_replies(
                     [r.text or "." for r in bot.reply_batch(histories(self._contexts), seed=s)],
-                    teacher_hits(self.lm, self.data.test, self.data.rated_test) if s == self.seeds[0] else {},
+                    teacher_hits(self.lm, self.data.test, self._rated) if s == self.seeds[0] else {},
                 ),
             )
 
