@@ -438,7 +438,7 @@ def _check_epsilon(epsilon: float | Tensor, axes: int) -> None:
 
 
 def _largest(epsilon: float | Tensor) -> float:
-    return float(epsilon.max()) if isinstance(epsilon, Tensor) and epsilon.numel() else float(epsilon)
+    return max(epsilon.tolist(), default=0.0) if isinstance(epsilon, Tensor) else epsilon
 
 
 def _broadcast(epsilon: float | Tensor, like: Tensor) -> Tensor:
