@@ -1,0 +1,1 @@
+"""The logic of ``diversity_judgement.py`` and ``known_diversity.py``."""
