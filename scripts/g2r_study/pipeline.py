@@ -69,7 +69,7 @@ class StudyPlan:
     judge_epochs: int = 1
     augmentation: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(
-            responses=5, generation=GenerationConfig(max_new_tokens=32, top_k=0, top_p=0.9)
+            responses=5, generation=GenerationConfig(max_new_tokens=32, temperature=0.6, top_k=0, top_p=0.9)
         )
     )
     students: StudentSettings = field(default_factory=StudentSettings)
@@ -279,7 +279,10 @@ class Study:
 def plain(plan: StudyPlan) -> dict[str, Any]:
     """The plan's own numbers."""
     own = {name: value for name, value in asdict(plan).items() if isinstance(value, int)}
-    generation = {name: getattr(plan.augmentation.generation, name) for name in ("max_new_tokens", "top_p")}
+    generation = {
+        name: getattr(plan.augmentation.generation, name)
+        for name in ("max_new_tokens", "temperature", "top_p")
+    }
     return {
         **own,
         "responses": plan.augmentation.responses,
