@@ -1,15 +1,75 @@
-"""Adversarial training as a minimax problem: SI-HG and the methods it is compared with."""
+"""Adversarial training as a minimax problem: SI-HG (a reconstruction) and the methods it is compared with.
+
+Nothing heavy is imported here: a name is looked up in its module when it is first used.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .minimax import FiniteSum as FiniteSum
-    from .minimax import Saddle as Saddle
+    from .bank import PerturbationBank as PerturbationBank
+    from .game import Cost as Cost
+    from .game import Game as Game
+    from .keeping import Averaged as Averaged
+    from .keeping import OverfittingWatch as OverfittingWatch
+    from .methods import FGSMRS as FGSMRS
+    from .methods import YOPO as YOPO
+    from .methods import DynamicTraining as DynamicTraining
+    from .methods import FreeTraining as FreeTraining
+    from .methods import Natural as Natural
+    from .methods import PGDTraining as PGDTraining
+    from .methods import RobustMethod as RobustMethod
+    from .sihg import SIHG as SIHG
+    from .sihg import SIHGFull as SIHGFull
+    from .sihg import SIHGTable as SIHGTable
+    from .trades import MART as MART
+    from .trades import TRADES as TRADES
+    from .views import FlipCrop as FlipCrop
+    from .views import Views as Views
 
-__all__ = ["FiniteSum", "Saddle"]
+_HOMES = {
+    "FGSMRS": "methods",
+    "MART": "trades",
+    "SIHG": "sihg",
+    "TRADES": "trades",
+    "YOPO": "methods",
+    "Averaged": "keeping",
+    "Cost": "game",
+    "DynamicTraining": "methods",
+    "FlipCrop": "views",
+    "FreeTraining": "methods",
+    "Game": "game",
+    "Natural": "methods",
+    "OverfittingWatch": "keeping",
+    "PGDTraining": "methods",
+    "PerturbationBank": "bank",
+    "RobustMethod": "methods",
+    "SIHGFull": "sihg",
+    "SIHGTable": "sihg",
+    "Views": "views",
+}
 
-_HOMES = {"FiniteSum": "minimax", "Saddle": "minimax"}
+__all__ = [
+    "FGSMRS",
+    "MART",
+    "SIHG",
+    "TRADES",
+    "YOPO",
+    "Averaged",
+    "Cost",
+    "DynamicTraining",
+    "FlipCrop",
+    "FreeTraining",
+    "Game",
+    "Natural",
+    "OverfittingWatch",
+    "PGDTraining",
+    "PerturbationBank",
+    "RobustMethod",
+    "SIHGFull",
+    "SIHGTable",
+    "Views",
+]
 
 
 def __getattr__(name: str) -> Any:
