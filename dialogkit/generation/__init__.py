@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dialogkit.generation.endpoint import EndpointError, EndpointLM
     from dialogkit.generation.local import TransformersLM
+    from dialogkit.generation.safety import Injection, injection_corpus
     from dialogkit.generation.trimming import trim_history
     from dialogkit.generation.types import (
         Candidate,
@@ -24,17 +25,21 @@ __all__ = [
     "EndpointLM",
     "FinishReason",
     "GenerationConfig",
+    "Injection",
     "LanguageModel",
     "Likelihood",
     "Prompt",
     "TransformersLM",
+    "injection_corpus",
     "trim_history",
 ]
 
 _HOMES = {
     "EndpointError": "endpoint",
     "EndpointLM": "endpoint",
+    "Injection": "safety",
     "TransformersLM": "local",
+    "injection_corpus": "safety",
     "trim_history": "trimming",
 }
 
