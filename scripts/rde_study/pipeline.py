@@ -6,8 +6,9 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from trainkit import write_json
@@ -15,14 +16,16 @@ from trainkit.hub import write_bytes
 
 from .attacks import AttackPlan, Lexicon, read_logs, run_attacks
 from .choosing import combined
+from .combine import Compared, lead_interval
 from .data import DATA, load_data
-from .measure import Scores, Setting, settings_of, summary
+from .measure import Scores, Setting, at_seed, settings_of, summary
 from .scoring import SEEDS, Material, score_all
 from .tables import averaged, compared, markdown, overall, pivot, write_csv
 from .victims import VictimSettings, train_victim
 
 if TYPE_CHECKING:
     from robustkit.classifiers import TextClassifier
+    from robustkit.detection.scenarios import DetectionSet
 
 __all__ = ["DATA", "STAGES", "run"]
 
@@ -134,6 +137,16 @@ class Study:
         choices, with_combinations = combined(validation, scores)
         rows = summary(test, with_combinations)
         self._write("combinations", rows)
+        singles = list(next(iter(scores.values())))
+        write_json(
+            self.runs / "tables" / "leads.json",
+            [
+                {"row": list(kind), "combination": name, "against": best, "lead": lead}
+                | {"interval": interval_of(kind, name, best, test, with_combinations)}
+                for name in choices
+                for kind, lead, best in compared(rows, name, singles)
+            ],
+        )
         write_json(self.runs / "tables" / "choices.json", choices)
 
     def report(self) -> None:
@@ -143,7 +156,6 @@ class Study:
             json.loads((tables / f"{name}.json").read_text()) for name in ("attacks", "combinations")
         )
         choices = json.loads((tables / "choices.json").read_text())
-        singles = [name for name in dict.fromkeys(row["detector"] for row in rows) if name not in choices]
         known = [json.loads(path.read_text()) for path in sorted(self.runs.glob("victims/*/figures.json"))]
         names = ("data", "seed", "train_texts", "epoch", "validation_accuracy", "test_accuracy")
         parts = {
@@ -154,7 +166,7 @@ class Study:
             "s2": pivot(rows, scenario="s2"),
             "rde": leads_table({"RDE": compared(rows, "RDE", ["max-softmax"])}),
             "choices": markdown([{"combination": name} | choice for name, choice in choices.items()]),
-            "leads": leads_table({name: compared(rows, name, singles) for name in choices}),
+            "leads": intervals_table(json.loads((tables / "leads.json").read_text())),
         }
         text = PAGE.read_text(encoding="utf-8")
         for name, part in parts.items():
@@ -163,7 +175,7 @@ class Study:
             text = f"{head}<!-- {name} -->\n\n{part}\n\n<!-- end {name} -->{tail}"
         write_bytes(PAGE, text.encode())
 
-    def _sets(self, part: str, least: int) -> list[tuple[Setting, object]]:
+    def _sets(self, part: str, least: int) -> list[tuple[Setting, DetectionSet]]:
         return [
             found
             for victim, (name, _) in self.names.items()
@@ -200,3 +212,48 @@ def leads_table(by_detector: Mapping[str, Sequence[tuple[tuple[str, ...], float,
             lines.setdefault(kind, {"row": " ".join(kind), "against": best})[name] = f"{100 * lead:+.1f}"
         reached[name] = f"{sum(lead >= 0 for _, lead, _ in found)} of {len(found)}"
     return markdown([*lines.values(), reached])
+
+
+def intervals_table(leads: Sequence[Mapping[str, Any]]) -> str:
+    """Leads of combinations with their intervals, a line for each row, and how many are clear."""
+    lines: dict[tuple[str, ...], dict[str, object]] = {}
+    for one in leads:
+        line = lines.setdefault(
+            tuple(one["row"]), {"row": " ".join(one["row"]), "best single": one["against"]}
+        )
+        low, high = one["interval"]
+        line[one["combination"]] = f"{100 * one['lead']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    names = list(dict.fromkeys(one["combination"] for one in leads))
+    counts: list[dict[str, object]] = []
+    for title, holds in (
+        ("at least equal", lambda one: one["lead"] >= 0),
+        ("interval above 0", lambda one: one["interval"][0] > 0),
+        ("interval below 0", lambda one: one["interval"][1] < 0),
+    ):
+        own = {name: [one for one in leads if one["combination"] == name] for name in names}
+        found = {name: f"{sum(map(holds, rows))} of {len(rows)}" for name, rows in own.items()}
+        counts.append({"row": title, "best single": "", **found})
+    return markdown([*lines.values(), *counts])
+
+
+def interval_of(
+    kind: Sequence[str],
+    one: str,
+    other: str,
+    sets: Sequence[tuple[Setting, DetectionSet]],
+    scores: Mapping[str, Mapping[str, Mapping[int, Scores]]],
+) -> tuple[float, float]:
+    """The `lead_interval` of a row: the first draw of each victim."""
+    return lead_interval(
+        [
+            Compared(
+                at_seed(scores[setting.victim][one], setting.seed).at(drawn.texts),
+                at_seed(scores[setting.victim][other], setting.seed).at(drawn.texts),
+                drawn.is_adversarial,
+                np.asarray(drawn.source_id),
+            )
+            for setting, drawn in sets
+            if (setting.data, setting.attack, setting.distance, setting.scenario, setting.seed)
+            == (*kind, SEEDS[0])
+        ]
+    )

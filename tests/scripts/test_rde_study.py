@@ -217,6 +217,19 @@ def judged(seed: int = 0, n: int = 400) -> Judged:
     return Judged(f"set {seed}", adversarial, np.arange(n) // 2, surprises, np.tanh(surprises))
 
 
+def test_the_interval_of_a_lead_covers_it_and_keeps_sources_together() -> None:
+    rng = np.random.default_rng(0)
+    adversarial = np.arange(400) % 2 == 1
+    strong, weak = (rng.normal(size=400) + shift * adversarial for shift in (1.5, 0.5))
+    pairs = combine.Compared(strong, weak, adversarial, np.arange(400) // 2)
+    low, high = combine.lead_interval([pairs, pairs])
+    lead = combine.auc(strong, adversarial) - combine.auc(weak, adversarial)
+    assert 0 < low < lead < high < 0.4
+    assert combine.lead_interval([pairs]) == pytest.approx((low, high), abs=0.08)
+    one_source = combine.Compared(strong, weak, adversarial, np.zeros(400, int))
+    assert combine.lead_interval([one_source]) == pytest.approx((lead, lead))
+
+
 def test_levels_are_distances_from_the_median_of_clean_texts() -> None:
     clean = np.linspace(0, 10, 101)
     assert combine.level(clean, [5.0, 9.0, 1.0, 1e9]) == pytest.approx([0.0, 0.5, -0.5, 5.0])
