@@ -26,18 +26,6 @@ __all__ = [
     "level",
     "out_of_fold",
 ]
-    "Choice",
-    "Compared",
-    "Judged",
-    "Stack",
-    "auc",
-    "bars",
-    "best_sum",
-    "lead_interval",
-    "leads",
-    "level",
-    "out_of_fold",
-]
 
 
 @dataclass(frozen=True)
