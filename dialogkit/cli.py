@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dialogkit.bots import find_character, load_bot
+from dialogkit.cli_diversity import diversity
 from dialogkit.cli_dress import dress
 from dialogkit.cli_evaluate import evaluate
 from dialogkit.cli_g2r import g2r, index
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.add_typer(g2r, name="g2r")
 app.add_typer(index, name="index")
 app.add_typer(dress, name="dress")
+app.add_typer(diversity, name="diversity")
 app.command()(evaluate)
 
 MatcherName = Literal["dynamic", "static", "random", "gold"]

@@ -259,6 +259,33 @@ def count_dailydialog() -> dict[str, int]:
     return dict(counts)
 
 
+def count_dailydialog_pp() -> dict[str, int]:
+    rows = list(read_jsonl(data_file("dialogue/dailydialog_pp.jsonl.gz")))
+    good = [reply for row in rows for reply in row["positive_responses"]]
+    kinds = [name for name in rows[0] if name.endswith("_responses")]
+    return {
+        "contexts": len(rows),
+        **{f"contexts_{part}": sum(row["split"] == part for row in rows) for part in ("dev", "test")},
+        "good_replies": len(good),
+        "distinct_good_replies": len(set(good)),
+        "replies": sum(len(row[kind]) for row in rows for kind in kinds),
+    }
+
+
+def count_fed() -> dict[str, int]:
+    records = json.loads(gzip.decompress(data_file("ratings/fed.json.gz").read_bytes()))
+    whole = [record for record in records if "response" not in record]
+    lines = [line for record in whole for line in record["context"].split("\n")]
+    return {
+        "records": len(records),
+        "records_of_dialogues": len(whole),
+        "turns_of_dialogues": len(lines),
+        "system_turns_of_dialogues": sum(line.startswith("System:") for line in lines),
+        "systems": len({record["system"] for record in whole}),
+        "ratings_of_diversity": sum(len(record["annotations"]["Diverse"]) for record in whole),
+    }
+
+
 def count_sst2() -> dict[str, int]:
     def letters(text: str) -> str:
         return re.sub(r"[^a-z0-9]", "", text.lower())
@@ -409,6 +436,8 @@ COUNTERS: dict[str, Callable[[], dict[str, int]]] = {
     "shakespeare": count_shakespeare,
     "personality_chat": count_personality_chat,
     "dailydialog": count_dailydialog,
+    "dailydialog_pp": count_dailydialog_pp,
+    "fed": count_fed,
     "sst2": count_sst2,
     "sentence_polarity": count_sentence_polarity,
     "ag_news": count_ag_news,

@@ -70,15 +70,18 @@ class Material:
 
 
 def embedded(encoder: ResponseEncoder, texts: Sequence[str], cache: Path) -> npt.NDArray[np.float32]:
-    """Embeddings from a file of the cache, or computed and kept."""
+    """Embeddings from files of the cache, or computed and kept, a thousand texts at a time."""
     cache.mkdir(parents=True, exist_ok=True)
-    path = cache / f"{fingerprint(encoder.fingerprint, list(texts))[:24]}.npy"
-    if not path.is_file():
-        buffer = io.BytesIO()
-        np.save(buffer, encoder.encode(texts), allow_pickle=False)
-        write_bytes(path, buffer.getvalue())
-    vectors: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
-    return vectors
+    chunks = []
+    for start in range(0, len(texts), 1000):
+        chunk = list(texts[start : start + 1000])
+        path = cache / f"{fingerprint(encoder.fingerprint, chunk)[:24]}.npy"
+        if not path.is_file():
+            buffer = io.BytesIO()
+            np.save(buffer, encoder.encode(chunk), allow_pickle=False)
+            write_bytes(path, buffer.getvalue())
+        chunks.append(np.load(path, allow_pickle=False))
+    return np.concatenate(chunks)
 
 
 class Measure:
