@@ -523,7 +523,7 @@ def test_the_check_catches_training_on_a_set_that_is_not_free() -> None:
     text = (
         (CARDS / "dailydialog.md")
         .read_text(encoding="utf-8")
-        .replace("roles: [measuring]", "roles: [training]")
+        .replace("roles: [experiment, measuring]", "roles: [training]")
     )
     assert faults("dailydialog", text) == ["a set that is not free is marked for training"]
 
