@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robustkit.attacks.gradient.losses import dlr as dlr
     from robustkit.attacks.gradient.losses import margin as margin
     from robustkit.attacks.gradient.losses import targeted_dlr as targeted_dlr
+    from robustkit.attacks.gradient.patch import AdversarialPatch as AdversarialPatch
     from robustkit.attacks.gradient.pgd import FGSM as FGSM
     from robustkit.attacks.gradient.pgd import PGD as PGD
     from robustkit.attacks.gradient.search import Attack as Attack
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
     from robustkit.attacks.gradient.suite import Stage as Stage
     from robustkit.attacks.gradient.suite import SuiteResult as SuiteResult
     from robustkit.attacks.gradient.suite import strong_attack as strong_attack
+    from robustkit.attacks.gradient.universal import UniversalPerturbation as UniversalPerturbation
     from robustkit.attacks.gradient.victims import EmbeddedTexts as EmbeddedTexts
     from robustkit.attacks.gradient.victims import changeable_tokens as changeable_tokens
     from robustkit.attacks.gradient.victims import judging as judging
 
 _HOME = {
+    "UniversalPerturbation": "universal",
+    "AdversarialPatch": "patch",
     "APGD": "apgd",
     "Attack": "search",
     "AttackResult": "search",
@@ -61,6 +65,7 @@ __all__ = [
     "L1",
     "L2",
     "PGD",
+    "AdversarialPatch",
     "Attack",
     "AttackResult",
     "AttackSuite",
@@ -71,6 +76,7 @@ __all__ = [
     "Square",
     "Stage",
     "SuiteResult",
+    "UniversalPerturbation",
     "changeable_tokens",
     "cross_entropy",
     "dlr",

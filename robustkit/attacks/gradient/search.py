@@ -101,7 +101,7 @@ class Rows:
     threat: PerturbationSet
 
     def take(self, mask: Tensor) -> Self:
-        """Those of them where a bool ``(m,)`` is true."""
+        """Those of them that a mask bool ``(m,)`` or an index int64 picks."""
         return dataclasses.replace(
             self,
             index=self.index[mask],
