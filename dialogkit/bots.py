@@ -194,17 +194,18 @@ def _saved_bot(name: str) -> Chatbot:
 
 
 def find_character(name: str) -> Character:
-    """The character that a user means by an id, a display name in any case, or a JSON file.
+    """The character that a user means by an id, a display name in any case, or a file.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: There is no such character; the message names the nearest.
     """
     from dialogkit import embedded
-    from dialogkit.pdp import Character
+    from dialogkit.pdp import Character, read_character
+    from dialogkit.pdp.files import CHARACTER_FILES
 
-    if name.endswith(".json"):
-        return Character.from_json(name)
+    if name.lower().endswith(CHARACTER_FILES):
+        return read_character(name)
     known = [Character.from_json(embedded.character_path(each)) for each in embedded.character_names()]
     wanted = name.strip().casefold()
     for character in known:
@@ -215,7 +216,7 @@ def find_character(name: str) -> Character:
     guess = f"did you mean {spellings[near[0]]!r}? " if near else ""
     raise ValueError(
         f"no character is called {name!r}; {guess}known: {', '.join(one.id for one in known) or 'none'}, "
-        "or the path of a .json file"
+        f"or the path of a file ({', '.join(CHARACTER_FILES)})"
     )
 
 

@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from dialogkit.retrieval.index import ContextIndex
     from dialogkit.retrieval.pool import ContextPool
 
-    from .characters import Blend, Character, load_character
+    from .characters import Blend, Character
     from .chatbot import PDPChatbot
     from .config import PDPConfig, embedded_config
+    from .files import load_character, read_character, write_card, write_lines
     from .matching import (
         DynamicMatcher,
         GoldMatcher,
@@ -48,10 +49,13 @@ __all__ = [
     "embedded_config",
     "load_character",
     "order_scores",
+    "read_character",
     "select_and_order",
     "static_scores",
     "style_accuracy",
     "style_prob",
+    "write_card",
+    "write_lines",
 ]
 
 _HOMES = {
@@ -74,7 +78,10 @@ _HOMES = {
     "ZeroShotPrompt": "dialogkit.pdp.prompts",
     "classify_responses": "dialogkit.pdp.metrics",
     "dynamic_queries": "dialogkit.pdp.matching",
-    "load_character": "dialogkit.pdp.characters",
+    "load_character": "dialogkit.pdp.files",
+    "read_character": "dialogkit.pdp.files",
+    "write_card": "dialogkit.pdp.files",
+    "write_lines": "dialogkit.pdp.files",
     "order_scores": "dialogkit.pdp.matching",
     "select_and_order": "dialogkit.pdp.matching",
     "static_scores": "dialogkit.pdp.matching",

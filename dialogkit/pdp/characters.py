@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dialogkit import embedded
 from dialogkit.dialogues import single_line
-from trainkit.hub import fingerprint, read_json, write_json
+from trainkit.hub import fingerprint, write_json
 
-__all__ = ["Blend", "Character", "load_character"]
+from .strict import MAX_JSON, parse_json, read_limited
+
+__all__ = ["FORMAT", "MAX_NAME", "Blend", "Character"]
+
+FORMAT = "dialogkit-character/1"
+"""What a character's JSON calls its format, with the version of the schema ``character.schema.json``."""
+
+MAX_NAME = 100
+"""Most characters of a name."""
+
+# Colons and what looks like one at the end of a label.
+_COLONS = (":", "\uff1a", "\ufe55", "\ufe13", "\u2236", "\ua789", "\u02d0", "\u05c3", "\u0589")
+# Invisible characters that scripts and emojis are written with; all others of their kind disguise.
+_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -36,9 +48,9 @@ class Character:
 
     Raises:
         TypeError: ``utterances`` or ``gold_contexts`` is one string.
-        ValueError: The name is blank, has a line break or control character, or ends with a colon, all of
-            which would break the prompt format; an utterance or context is blank; or there are not as many
-            gold contexts as utterances.
+        ValueError: The name is blank, has a line break, a control character or an invisible one, ends with a
+            colon (all of which would break or disguise the prompt format) or has more than 100 characters; an
+            utterance or context is blank; or there are not as many gold contexts as utterances.
     """
 
     name: str
@@ -77,12 +89,15 @@ class Character:
         """Makes a character of a JSON object.
 
         Args:
-            record: Keys as the attributes; ``name`` and ``utterances`` are required, unknown keys refused.
+            record: Keys as the attributes, and ``format``; ``name`` and ``utterances`` are required, unknown
+                keys refused. No format at all means the current one.
 
         Raises:
-            ValueError: A key is missing or unknown, or a value does not fit.
+            ValueError: A key is missing or unknown, a value does not fit, or the format is another one.
         """
-        known = {"name", "utterances", "gold_contexts", "show", "id", "summary", "licence"}
+        if record.get("format", FORMAT) != FORMAT:
+            raise ValueError(f"'format' must be {FORMAT!r}, got {record['format']!r:.80}")
+        known = {"format", "name", "utterances", "gold_contexts", "show", "id", "summary", "licence"}
         if missing := {"name", "utterances"} - set(record):
             raise ValueError(f"a character needs {sorted(missing)}")
         if unknown := set(record) - known:
@@ -110,7 +125,7 @@ class Character:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON object that :meth:`from_dict` reads; empty fields are left out."""
-        record: dict[str, Any] = {"id": self.id, "name": self.name}
+        record: dict[str, Any] = {"format": FORMAT, "id": self.id, "name": self.name}
         if self.show:
             record["show"] = self.show
         if self.summary:
@@ -128,12 +143,13 @@ class Character:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is no valid character; the message names it.
+            ValueError: The file is larger than 8 MiB or no valid character; the message names it.
         """
-        record = read_json(path)
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}: expected a JSON object, got {type(record).__name__}")
+        data = read_limited(path, MAX_JSON)
         try:
+            record = parse_json(data)
+            if not isinstance(record, dict):
+                raise ValueError(f"expected a JSON object, got {type(record).__name__}")
             return cls.from_dict(record)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
@@ -159,18 +175,19 @@ class Character:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: A line has no tab, the name is not there, or the file is not UTF-8.
+            ValueError: A line has no tab, the name is not there, or the file is not UTF-8 or larger than
+                8 MiB.
         """
         if max_utterances is not None and max_utterances < 1:
             raise ValueError(f"max_utterances must be at least 1, got {max_utterances}")
         try:
-            text = Path(path).read_bytes().decode("utf-8-sig")
+            text = read_limited(path, MAX_JSON).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8: {error}") from error
         voices: dict[str, list[list[str]]] = {}
-        rows = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-        for number, row in enumerate(rows, start=1):
-            if not row or not any(field.strip() for field in row):
+        for number, line in enumerate(text.split("\n"), start=1):
+            row = line.rstrip("\r").split("\t")
+            if not any(field.strip() for field in row):
                 continue
             header = row[0].strip().lower() in ("name", "character", "style")
             if number == 1 and header and row[1:2] and row[1].strip().lower() == "utterance":
@@ -244,20 +261,6 @@ class Blend:
         return fingerprint(json.dumps([self.name, parts, self.max_dialogs]))
 
 
-def load_character(character: Character | Blend | str | Path) -> Character | Blend:
-    """Returns the character that is meant: itself, a JSON file of one, or the name of an embedded one.
-
-    Raises:
-        FileNotFoundError: A path ends with ``.json`` but there is no such file.
-        ValueError: There is no embedded character of that name; the message lists the names.
-    """
-    if isinstance(character, Character | Blend):
-        return character
-    if isinstance(character, Path) or character.endswith(".json"):
-        return Character.from_json(character)
-    return Character.from_json(embedded.character_path(character))
-
-
 def _check_name(name: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {type(name).__name__}")
@@ -267,7 +270,11 @@ def _check_name(name: str) -> None:
         raise ValueError(
             f"name must be on one line, without control characters or outer spaces, got {name!r}"
         )
-    if name.endswith(":"):
+    if len(name) > MAX_NAME:
+        raise ValueError(f"name must have at most {MAX_NAME} characters, got {len(name)}")
+    if any(unicodedata.category(letter) == "Cf" and letter not in _JOINERS for letter in name):
+        raise ValueError(f"name must not hold invisible characters, got {name!a}")
+    if name.endswith(_COLONS):
         raise ValueError(f"name must not end with a colon, which the prompt adds, got {name!r}")
 
 

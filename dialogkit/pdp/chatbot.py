@@ -32,8 +32,9 @@ from .assembly import (
     make_matcher,
     shows_pairs,
 )
-from .characters import Blend, Character, load_character
+from .characters import Blend, Character
 from .config import MatcherKind, PDPConfig, PromptKind, Selection, embedded_config
+from .files import load_character
 from .matching import Matcher, PseudoDialog
 from .prompts import ChatTemplatePrompt, DialogPrompt, PromptBuilder
 from .saving import Parts, read_parts, reference_of, write_parts

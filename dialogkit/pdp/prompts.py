@@ -6,6 +6,7 @@ turn. Beyond that nothing is escaped or trimmed.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -84,7 +85,7 @@ class _Labelled:
         Where the character's name is among the speakers, its turns are the character's and all others the
         user's. Otherwise the last speaker is the user and whoever else spoke is taken for the character.
         """
-        if character.name.casefold() == self.user_label.casefold():
+        if _skeleton(character.name) == _skeleton(self.user_label):
             raise ValueError(f"the character must not be called like the user, {self.user_label!r}")
         if not history:
             raise ValueError("history must hold at least one turn")
@@ -104,6 +105,12 @@ class _Labelled:
             for own, text in self._turns(character, history)
         ]
         return "".join(lines) + f"{character.name}:"
+
+
+def _skeleton(name: str) -> str:
+    """The same for labels that differ only in the forms of letters, in case or in what is invisible."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(letter for letter in folded if unicodedata.category(letter) not in ("Cf", "Mn", "Zs"))
 
 
 @dataclass(frozen=True)
