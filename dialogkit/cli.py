@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dialogkit.bots import find_character, load_bot
+from dialogkit.cli_character import character as character_files
 from dialogkit.cli_diversity import diversity
 from dialogkit.cli_dress import dress
 from dialogkit.cli_evaluate import evaluate
@@ -38,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(character_files, name="character")
 app.add_typer(g2r, name="g2r")
 app.add_typer(index, name="index")
 app.add_typer(dress, name="dress")

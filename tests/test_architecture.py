@@ -28,7 +28,7 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"bots"}),
         frozenset({"evaluation"}),
         frozenset({"serve"}),
-        frozenset({"demo", "cli_diversity", "cli_dress", "cli_g2r", "cli_evaluate"}),
+        frozenset({"demo", "cli_diversity", "cli_dress", "cli_character", "cli_g2r", "cli_evaluate"}),
         frozenset({"cli"}),
     ),
     "robustkit": (
