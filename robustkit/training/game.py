@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from robustkit.attacks.gradient.sets import PerturbationSet
 from trainkit.objectives import Loss, StepContext
 
+from .views import Views
+
 __all__ = ["Cost", "DualMode", "Game", "dual_mode", "logits_of"]
 
 DualMode = Literal["bn_eval", "train", "eval"]
@@ -88,13 +90,17 @@ class Game:
 
     Args:
         model: The model as the loop gives it, wrapped where there are several processes.
-        inputs: What the model sees without perturbation, ``(n, ...)``.
+        originals: Inputs as the data set has them, ``(n, ...)``.
         labels: int64 ``(n,)``.
         threat: The perturbations that are allowed.
         context: The loop's.
         cost: Where passes are counted.
         mode: Mode of the passes that move perturbations.
         label_smoothing: Share of the label that is spread over all classes, for both players.
+        views: How the model sees the originals; None for as they are.
+
+    Attributes:
+        inputs: What the model sees without perturbation, ``(n, ...)``.
 
     Raises:
         ValueError: Inputs outside the threat's box, labels that are no class of the model (at the first
@@ -104,23 +110,27 @@ class Game:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        originals: Tensor,
         labels: Tensor,
         threat: PerturbationSet,
         context: StepContext,
         cost: Cost,
         mode: DualMode,
         label_smoothing: float,
+        views: Views | None = None,
     ) -> None:
         if context.accelerator.mixed_precision == "fp16":
             raise ValueError("gradients of inputs vanish in fp16: take mixed_precision='bf16'")
+        low, high = originals.min(), originals.max()
         box = threat.box
-        if box is not None and not (inputs.min() >= box[0] - 1e-4 and inputs.max() <= box[1] + 1e-4):
+        if box is not None and not (low >= box[0] - 1e-4 and high <= box[1] + 1e-4):
             raise ValueError(
-                f"inputs go from {inputs.min().item():.3g} to {inputs.max().item():.3g}; expected the box "
-                f"{box}, without normalization"
+                f"inputs go from {low.item():.3g} to {high.item():.3g}; expected the box {box}, without "
+                "normalization"
             )
-        self.model, self.inputs, self.labels = model, inputs.detach(), labels
+        self.model, self.labels, self.views = model, labels, views
+        self.originals = originals.detach()
+        self.inputs = self.originals if views is None else views.see(self.originals)
         self.threat, self.context, self.cost = threat, context, cost
         # Its passes go by the wrapper: no communication for gradients that nobody keeps.
         self.bare: nn.Module = context.accelerator.unwrap_model(model)

@@ -82,15 +82,19 @@ class RobustMethod(ABC):
     def step(self, model: nn.Module, batch: tuple[Tensor, Tensor], context: StepContext) -> Loss:
         """Plays one batch."""
         inputs, labels = batch
-        if self.augmentation is not None:
-            inputs = self.augmentation.draw(inputs, context.generator).see(inputs)
-        return self.play(self.game(model, inputs, labels, context), context)
-
-    def game(self, model: nn.Module, inputs: Tensor, labels: Tensor, context: StepContext) -> Game:
-        """The game of a batch, with this method's settings."""
-        return Game(
-            model, inputs, labels, self.threat, context, self.cost, self.mode, self.label_smoothing
-        )  # fmt: skip
+        views = None if self.augmentation is None else self.augmentation.draw(inputs, context.generator)
+        game = Game(
+            model,
+            inputs,
+            labels,
+            self.threat,
+            context,
+            self.cost,
+            self.mode,
+            self.label_smoothing,
+            views,
+        )
+        return self.play(game, context)
 
     @abstractmethod
     def play(self, game: Game, context: StepContext) -> Loss:

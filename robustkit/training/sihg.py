@@ -20,7 +20,7 @@ from .bank import PerturbationBank
 from .game import DualMode, Game
 from .methods import RobustMethod, at_least, carried_over, positive
 from .minimax import extrapolated
-from .views import FlipCrop, Views
+from .views import FlipCrop
 
 __all__ = ["SIHG", "SIHGFull", "SIHGTable"]
 
@@ -114,24 +114,18 @@ class SIHG(RobustMethod):
         self.before: Gradients | None = None
         self._epoch = 0
 
-    def step(self, model: nn.Module, batch: tuple[Tensor, Tensor], context: StepContext) -> Loss:
-        """Plays one batch, and keeps its perturbations."""
-        originals, labels = batch
+    def play(self, game: Game, context: StepContext) -> Loss:
+        """Fetches the batch's perturbations, moves them and the weights, and keeps them."""
         self._start_epoch(context.epoch)
-        views = None if self.augmentation is None else self.augmentation.draw(originals, context.generator)
-        game = self.game(model, originals if views is None else views.see(originals), labels, context)
-        kept = self._kept(originals, context)
-        delta = self.threat.project(kept if views is None else views.see(kept), game.inputs)
+        kept = self._kept(game.originals, context)
+        seen = kept if game.views is None else game.views.see(kept)
+        delta = self.threat.project(seen, game.inputs)
         if self.reset:
             self.before = None
-        play = self._gauss_seidel if self.order == "gs" else self._fused
-        delta, loss = play(game, delta)
-        self._keep(kept, delta, views, originals, context)
+        move = self._gauss_seidel if self.order == "gs" else self._fused
+        delta, loss = move(game, delta)
+        self._keep(kept, delta, game, context)
         return loss
-
-    def play(self, game: Game, context: StepContext) -> Loss:
-        """Not used: `step` needs the original inputs too."""
-        raise NotImplementedError
 
     def _gauss_seidel(self, game: Game, delta: Tensor) -> tuple[Tensor, Loss]:
         gap = torch.zeros(len(delta), device=delta.device)
@@ -194,12 +188,10 @@ class SIHG(RobustMethod):
             return self.threat.random(originals, context.generator)
         return carried_over(self.carried if self.init == "carry" else None, originals)
 
-    def _keep(
-        self, kept: Tensor, delta: Tensor, views: Views | None, originals: Tensor, context: StepContext
-    ) -> None:
+    def _keep(self, kept: Tensor, delta: Tensor, game: Game, context: StepContext) -> None:
         if self.bank is not None:
-            whole = delta if views is None else views.put_back(kept, delta)
-            self.bank.put(*context.exchange(self.threat.project(whole.detach(), originals)))
+            whole = delta if game.views is None else game.views.put_back(kept, delta)
+            self.bank.put(*context.exchange(self.threat.project(whole.detach(), game.originals)))
         elif self.init == "carry" and context.real:
             self.carried = delta.detach()
 
@@ -241,9 +233,6 @@ class _Theory(RobustMethod):
         self.random_start = random_start
         self.delta: Tensor | None = None
         self.seen = torch.zeros(size, dtype=torch.bool)
-
-    def play(self, game: Game, context: StepContext) -> Loss:
-        raise NotImplementedError
 
     def _own(self, game: Game, context: StepContext) -> Tensor:
         """The perturbations of this process's examples, drawn at their first visit."""
@@ -313,13 +302,12 @@ class SIHGFull(_Theory):
         )  # fmt: skip
         self.before: Gradients | None = None
 
-    def step(self, model: nn.Module, batch: tuple[Tensor, Tensor], context: StepContext) -> Loss:
+    def play(self, game: Game, context: StepContext) -> Loss:
         """One step of both players."""
         if sum(context.shares) != self.size:
             raise ValueError(
                 f"a batch has {sum(context.shares)} of {self.size} examples; set batch_size to the whole"
             )
-        game = self.game(model, *batch, context)
         delta = self._own(game, context)
         losses, logits = game.losses(delta)
         game.backward(losses)
@@ -376,9 +364,8 @@ class SIHGTable(_Theory):
         self.z: Tensor | None = None
         self.z_bar: Tensor | None = None
 
-    def step(self, model: nn.Module, batch: tuple[Tensor, Tensor], context: StepContext) -> Loss:
+    def play(self, game: Game, context: StepContext) -> Loss:
         """One step of the weights and of the batch's perturbations, or a part of the table's filling."""
-        game = self.game(model, *batch, context)
         delta = self._own(game, context)
         filling = self.z is None
         if not filling:

@@ -1,0 +1,1 @@
+"""Adversarial training methods compared on small images at equal cost in passes."""
