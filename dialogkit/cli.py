@@ -51,7 +51,7 @@ PromptName = Literal["auto", "dialog", "chat", "utterances", "zero-shot"]
 SelectionName = Literal["logprob", "ranker", "random", "first"]
 
 CharacterOption = Annotated[
-    str, typer.Option("--character", "-c", help="An embedded character, or a character's JSON file.")
+    str, typer.Option("--character", "-c", help="An embedded character, or a character's file or card.")
 ]
 ModelOption = Annotated[
     str | None,
@@ -164,7 +164,7 @@ def demo(
 def chat(
     character: Annotated[
         str | None,
-        typer.Option("--character", "-c", help="An embedded character, or a character's JSON file."),
+        typer.Option("--character", "-c", help="An embedded character, or a character's file or card."),
     ] = None,
     bot: Annotated[
         str | None,
