@@ -73,14 +73,18 @@ class StudentSettings:
         max_candidates: Candidates of a context in a step; a vanilla student has one.
         learning_rate: Peak of the linear schedule.
         max_context_tokens: Tokens of a context that are read.
+        max_response_tokens: Tokens of a response that are read.
+        chunk_size: Texts in a forward pass, alike in length; changes nothing but the time.
     """
 
-    steps: int = 100
+    steps: int = 80
     batch_size: int = 16
     negatives: int = 48
-    max_candidates: int = 4
+    max_candidates: int = 3
     learning_rate: float = 1e-4
     max_context_tokens: int = 96
+    max_response_tokens: int = 48
+    chunk_size: int = 16
 
 
 def examples_of(student: Student, scored: Path) -> list[ScoredContext]:
@@ -143,6 +147,8 @@ def train(
             in_batch_negatives=not student.generated,
             max_turns=CONTEXT_TURNS,
             max_context_tokens=settings.max_context_tokens,
+            max_response_tokens=settings.max_response_tokens,
+            chunk_size=settings.chunk_size,
         ),
         training=FitConfig(
             output_dir=folder.with_name(folder.name + ".run"),
