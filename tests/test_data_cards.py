@@ -7,12 +7,15 @@ import csv
 import gzip
 import json
 import re
+import struct
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from trainkit.datafiles import DATA_SETS, data_file, read_jsonl
@@ -391,6 +394,51 @@ def count_stopwords() -> dict[str, int]:
     return {"words": len(data_file("lexicon/stopwords_en.txt").read_text(encoding="utf-8").split())}
 
 
+def count_mnist() -> dict[str, int]:
+    with gzip.open(data_file("image/mnist/t10k-images-idx3-ubyte.gz")) as images:
+        _, count, side, _ = struct.unpack(">4I", images.read(16))
+    with gzip.open(data_file("image/mnist/t10k-labels-idx1-ubyte.gz")) as labels:
+        return {"images": count, "classes": len(set(labels.read()[8:])), "side": side}
+
+
+def count_cifar10_jpeg() -> dict[str, int]:
+    def images(path: Path) -> list[str]:
+        with tarfile.open(path) as archive:
+            return [name for name in archive.getnames() if name.endswith(".jpg")]
+
+    test = images(data_file("image/cifar10_jpeg/test.tar.xz"))
+    train = images(data_file("image/cifar10_jpeg/train_part0.tar.xz"))
+    train += images(data_file("image/cifar10_jpeg/train_part1.tar.xz"))
+    classes = {name.split("/")[1] for name in test}
+    return {"test_images": len(test), "train_images": len(train), "classes": len(classes)}
+
+
+def trained_numbers(path: Path) -> int:
+    """How many numbers of a file of weights were trained, statistics of batch normalization left out."""
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = weights.get("state_dict", weights)
+    left_out = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(value.numel() for name, value in weights.items() if not name.endswith(left_out))
+
+
+def count_cifar10_resnet() -> dict[str, int]:
+    return {
+        "resnet20_weights": trained_numbers(data_file("weights/cifar10_resnet/resnet20-12fca82f.th")),
+        "resnet56_weights": trained_numbers(data_file("weights/cifar10_resnet/resnet56-4bfd9763.th")),
+    }
+
+
+def count_mnist_lenet5() -> dict[str, int]:
+    return {
+        "clean_weights": trained_numbers(data_file("weights/mnist/mnist_lenet5_clntrained.pt")),
+        "adversarial_weights": trained_numbers(data_file("weights/mnist/mnist_lenet5_advtrained.pt")),
+    }
+
+
+def count_mnist_trades() -> dict[str, int]:
+    return {"weights": trained_numbers(data_file("weights/mnist/trades_mnist_smallcnn.pt"))}
+
+
 def count_own_small_talk() -> dict[str, int]:
     rows = [
         row for path in sorted((ROOT / "scripts/data").glob("smalltalk_*.jsonl")) for row in read_jsonl(path)
@@ -448,6 +496,11 @@ COUNTERS: dict[str, Callable[[], dict[str, int]]] = {
     "averaged_perceptron_tagger": count_averaged_perceptron_tagger,
     "glove_twitter": count_glove_twitter,
     "stopwords": count_stopwords,
+    "mnist": count_mnist,
+    "mnist_lenet5": count_mnist_lenet5,
+    "mnist_trades": count_mnist_trades,
+    "cifar10_jpeg": count_cifar10_jpeg,
+    "cifar10_resnet": count_cifar10_resnet,
     "own_small_talk": count_own_small_talk,
     "own_characters": count_own_characters,
     "own_style_evaluation": count_own_style_evaluation,
