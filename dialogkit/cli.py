@@ -27,7 +27,7 @@ from dialogkit.demo import pairs_table
 from trainkit.terminal import error_console, output_console, plain_errors, quiet, safe, show_version, table
 
 if TYPE_CHECKING:
-    from dialogkit.chat import ChatSession
+    from dialogkit.chat import Chatbot, ChatSession
     from dialogkit.generation import Candidate, GenerationConfig, LanguageModel, Likelihood, Prompt
     from dialogkit.pdp import PDPChatbot
 
@@ -173,6 +173,12 @@ def chat(
             help="A saved chatbot's folder or Hub id, lm:MODEL, endpoint:MODEL@URL; instead of a character.",
         ),
     ] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            "--rerank", help="Folder or Hub id of a cross-encoder that ranks what a retrieving --bot finds."
+        ),
+    ] = None,
     model: ModelOption = None,
     endpoint: EndpointOption = None,
     matcher: MatcherOption = "dynamic",
@@ -198,6 +204,8 @@ def chat(
     with plain_errors():
         from dialogkit.chat import ChatSession
 
+        if rerank is not None and bot is None:
+            raise ValueError("--rerank needs a --bot that retrieves")
         if character is not None and bot is None:
             parts = _Parts(
                 model, endpoint, matcher, prompt, selection or "logprob", retriever, contexts, seed
@@ -205,10 +213,20 @@ def chat(
             session = parts.bot(character).session()
         elif bot is not None and character is None:
             quiet()
-            session = ChatSession(load_bot(bot))
+            session = ChatSession(_reranked(load_bot(bot), rerank))
         else:
             raise ValueError("name either a --character or a saved --bot to talk with")
         _Talk(session, rank=rank or selection is not None, seed=seed).run()
+
+
+def _reranked(bot: Chatbot, cross_encoder: str | None) -> Chatbot:
+    from dialogkit.g2r import CrossEncoderReranker, RetrievalChatbot
+
+    if cross_encoder is not None:
+        if not isinstance(bot, RetrievalChatbot):
+            raise ValueError("--rerank needs a --bot that retrieves")
+        bot.reranker = CrossEncoderReranker.from_pretrained(cross_encoder)
+    return bot
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -32,6 +35,15 @@ DataArgument = Annotated[
 TeacherOption = Annotated[
     str, typer.Option("--teacher", "-t", help="Folder or Hub id of a language model, or 'embedded'.")
 ]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="OpenAI-compatible server that runs the teacher, such as http://localhost:8000/v1. "
+        "Its key is read from OPENAI_API_KEY.",
+    ),
+]
 LayoutOption = Annotated[
     Layout,
     typer.Option("--layout", help="How contexts are laid out for the teacher; 'chat' for chat models."),
@@ -51,6 +63,7 @@ def augment(
     data: DataArgument,
     teacher: TeacherOption,
     out: OutOption,
+    endpoint: EndpointOption = None,
     responses: Annotated[int, typer.Option("--responses", "-n", min=1, help="Drawn for a context.")] = 10,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest response.")] = 48,
     temperature: Annotated[float, typer.Option("--temperature", help="Of the sampling.")] = 1.0,
@@ -81,11 +94,12 @@ def augment(
             filters=filters,
             prompt=_prompt(layout, instruction),
         )
-        counts = method.augment(
-            _teacher(teacher), examples, out, config=config, seed=seed, shard_size=shard_size
-        )
-        rows = [(source, f"{count:,}") for source, count in counts.items()]
-        output_console().print(table(("source", "responses"), rows, numeric=("responses",)))
+        model = _teacher(teacher, endpoint)
+        with _server_errors():
+            counts = method.augment(model, examples, out, config=config, seed=seed, shard_size=shard_size)
+        if _first_process():
+            rows = [(source, f"{count:,}") for source, count in counts.items()]
+            output_console().print(table(("source", "responses"), rows, numeric=("responses",)))
 
 
 @g2r.command()
@@ -93,6 +107,7 @@ def score(
     source: Annotated[Path, typer.Argument(help="Folder that 'augment' wrote.")],
     teacher: TeacherOption,
     out: OutOption,
+    endpoint: EndpointOption = None,
     layout: LayoutOption = "labelled",
     instruction: InstructionOption = "",
 ) -> None:
@@ -101,9 +116,11 @@ def score(
         from dialogkit import g2r as method
 
         config = method.ScoreConfig(prompt=_prompt(layout, instruction))
-        method.score(_teacher(teacher), source, out, config=config)
-        count = sum(1 for _ in method.read_scored(out))
-        output_console().print(safe(f"{count:,} responses are scored in {out}"))
+        with _server_errors():
+            method.score(_teacher(teacher, endpoint), source, out, config=config)
+        if _first_process():
+            count = sum(1 for _ in method.read_scored(out))
+            output_console().print(safe(f"{count:,} responses are scored in {out}"))
 
 
 @g2r.command()
@@ -125,6 +142,12 @@ def train(
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Its peak.")] = 5e-5,
     valid: Annotated[Path | None, typer.Option("--valid", help="Examples to evaluate hits@1 on.")] = None,
     kind: KindOption = "flat",
+    data_name: Annotated[
+        str | None, typer.Option("--data-name", help="The data set's name, for the model card.")
+    ] = None,
+    licence: Annotated[
+        str, typer.Option("--licence", help="The data set's licence, for the model card.")
+    ] = "not stated",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
 ) -> None:
     """Train a student on scored responses, and save it as a chatbot."""
@@ -132,6 +155,7 @@ def train(
         from dialogkit import g2r as method
         from dialogkit.retrieval import IndexConfig, biencoder_from
         from trainkit import FitConfig, seed_everything
+        from trainkit.cards import DataUse
 
         quiet()
         rows = method.group_by_context(method.read_scored(scored), by)
@@ -153,6 +177,7 @@ def train(
             training=training,
             valid=_examples(valid) if valid is not None else (),
             index=IndexConfig(kind=kind),
+            data=[DataUse(data_name, licence)] if data_name else (),
         )
         output_console().print(safe(f"{done.chatbot.index!r} is saved in {out}"))
 
@@ -192,16 +217,24 @@ def build(
     contexts: Annotated[
         Path | None, typer.Option("--contexts", help="Text file of queries to measure recall on.")
     ] = None,
+    scratch: Annotated[
+        Path | None,
+        typer.Option("--scratch", help="File to hold the embeddings meanwhile, for sets larger than memory."),
+    ] = None,
 ) -> None:
     """Encode responses and save their index."""
     with plain_errors():
         from dialogkit.retrieval import IndexConfig, ResponseIndex, load_retriever
 
-        lines, queries = _lines(responses), _lines(contexts) if contexts is not None else None
+        queries = list(_lines(contexts)) if contexts is not None else None
         quiet()
         start = time.perf_counter()
         built = ResponseIndex.build(
-            load_retriever(retriever), lines, config=IndexConfig(kind=kind), contexts=queries
+            load_retriever(retriever),
+            _lines(responses),
+            config=IndexConfig(kind=kind),
+            contexts=queries,
+            scratch=scratch,
         )
         built.save_pretrained(out)
         out_console = output_console()
@@ -254,7 +287,7 @@ def recall(
         quiet()
         encoder, found_in = load_retriever(retriever), ResponseIndex.from_pretrained(folder)
         found_in.check(encoder)
-        queries = encoder.encode_context(_lines(contexts))
+        queries = encoder.encode_context(list(_lines(contexts)))
         sizes = [k for k in (1, 10, 100) if k <= len(found_in)]
         rows = [(f"recall@{k}", f"{found_in.recall_against_exact(queries, k):.3f}") for k in sizes]
         output_console().print(table(("", "value"), rows, numeric=("value",)))
@@ -274,12 +307,27 @@ def _history(example: Example) -> list[Turn]:
     return [Turn("User" if (len(turns) - i) % 2 else "Bot", turn) for i, turn in enumerate(turns)]
 
 
-def _lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    found = [line for line in lines if line]
+def _lines(path: Path) -> Iterator[str]:
+    """The lines that are not blank, one after the other: the file may be large."""
+    found = False
+    with path.open("rb") as file:
+        for number, data in enumerate(file, start=1):
+            try:
+                line = data.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not UTF-8: {error.reason}") from error
+            if line:
+                found = True
+                yield line
     if not found:
         raise ValueError(f"{path} holds no text")
-    return found
+
+
+def _first_process() -> bool:
+    """Whether this process speaks for all that ``accelerate launch`` started."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def _prompt(layout: Layout, instruction: str) -> DialoguePrompt:
@@ -288,12 +336,25 @@ def _prompt(layout: Layout, instruction: str) -> DialoguePrompt:
     return DialoguePrompt(layout=layout, instruction=instruction)
 
 
-def _teacher(name: str) -> LanguageModel:
+def _teacher(name: str, endpoint: str | None) -> LanguageModel:
     from dialogkit import embedded
-    from dialogkit.generation import TransformersLM
+    from dialogkit.generation import EndpointLM, TransformersLM
 
     quiet()
+    if endpoint is not None:
+        return EndpointLM(endpoint, name, api_key=os.environ.get("OPENAI_API_KEY"))
     return TransformersLM.from_pretrained(str(embedded.lm_path()) if name == "embedded" else name)
+
+
+@contextmanager
+def _server_errors() -> Iterator[None]:
+    """What a server refuses, or cannot do, is a line and no traceback."""
+    from dialogkit.generation import EndpointError
+
+    try:
+        yield
+    except (EndpointError, NotImplementedError) as error:
+        raise OSError(str(error)) from error
 
 
 def _encoder(name: str) -> str:

@@ -60,6 +60,8 @@ def distil(
 ) -> Distilled:
     """Trains a student, builds the index of its responses anew, and saves the chatbot.
 
+    Under ``accelerate launch`` all processes train; the first one encodes, saves, and the others wait.
+
     Args:
         student: A bi-encoder, such as :func:`~dialogkit.retrieval.biencoder_from` returns; trained in place.
         examples: Contexts with candidates and the teacher's scores.
@@ -91,6 +93,8 @@ def distil(
     def evaluate(model: Any) -> Mapping[str, float]:
         return hits(SentenceTransformerRetriever(model))
 
+    from accelerate import PartialState
+
     tokenizer: Any = student.tokenizer
     result = fit(
         student,
@@ -100,28 +104,32 @@ def distil(
         evaluate=evaluate if valid else None,
     )
     student.eval()
-    with tempfile.TemporaryDirectory() as parent:
-        weights = Path(parent) / "student"
-        save_biencoder(student, weights)
-        retriever = load_retriever(weights)
-        contexts = [context_text(example.context, config.max_turns) for example in examples[:1000]]
-        built = ResponseIndex.build(retriever, texts, config=index, contexts=contexts)
-        found = hits(retriever) if valid else {}
-        provenance = Provenance(
-            _method(config, result.steps),
-            tuple(data),
-            tuple(Metric(key, value, "validation examples", n=len(valid)) for key, value in found.items()),
-            training.seed,
-            licence,
-        )
-        chatbot = RetrievalChatbot(
-            retriever,
-            built,
-            config=RetrievalConfig(max_turns=config.max_turns),
-            name=name,
-            provenance=provenance,
-        )
-        chatbot.save_pretrained(folder)
+    place = PartialState()
+    if place.is_main_process:
+        with tempfile.TemporaryDirectory() as parent:
+            weights = Path(parent) / "student"
+            save_biencoder(student, weights)
+            retriever = load_retriever(weights)
+            contexts = [context_text(example.context, config.max_turns) for example in examples[:1000]]
+            found = hits(retriever) if valid else {}
+            chatbot = RetrievalChatbot(
+                retriever,
+                ResponseIndex.build(retriever, texts, config=index, contexts=contexts),
+                config=RetrievalConfig(max_turns=config.max_turns),
+                name=name,
+                provenance=Provenance(
+                    _method(config, result.steps),
+                    tuple(data),
+                    tuple(
+                        Metric(key, value, "validation examples", n=len(valid))
+                        for key, value in found.items()
+                    ),
+                    training.seed,
+                    licence,
+                ),
+            )
+            chatbot.save_pretrained(folder)
+    place.wait_for_everyone()
     return Distilled(RetrievalChatbot.from_pretrained(folder), result)
 
 

@@ -132,7 +132,7 @@ def score(
     files = shard_files(source)
     settings = {
         "teacher": teacher.name,
-        "source": fingerprint(*(file.read_bytes() for file in files)),
+        "source": fingerprint(*files),
         "prompt": asdict(config.prompt),
         "null_context": list(config.null_context),
     }

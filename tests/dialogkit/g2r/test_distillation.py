@@ -14,6 +14,7 @@ from dialogkit.g2r import G2RConfig, RetrievalChatbot, ScoredContext, distil, ev
 from dialogkit.g2r.evaluation import context_text, hits_at_1
 from tests.dialogkit.g2r.test_training import student
 from trainkit import FitConfig
+from trainkit.cards import DataUse
 
 
 class Numbers:
@@ -97,10 +98,18 @@ def test_from_scores_to_a_chatbot(tmp_path: Path) -> None:
         tmp_path / "bot",
         config=G2RConfig(negatives=20, score_scale=1.0),
         training=FitConfig(
-            max_steps=240, batch_size=3, learning_rate=3e-3, eval_every=120, cpu=True, progress=False
+            max_steps=240,
+            batch_size=3,
+            learning_rate=3e-3,
+            eval_every=120,
+            seed=5,
+            cpu=True,
+            progress=False,
         ),
         valid=valid,
         name="Ann",
+        data=[DataUse("Colours", "CC0-1.0")],
+        licence="CC-BY-4.0",
     )
     last = done.result.history[-1]
     assert last["hits@1/10"] > 0.8
@@ -108,5 +117,14 @@ def test_from_scores_to_a_chatbot(tmp_path: Path) -> None:
     assert sorted(done.chatbot.index.responses) == sorted({r for row in scored() for r in row.responses})
     right = [done.chatbot.reply(f"say {word}").text in (f"{word} it is", f"well, {word}") for word in WORDS]
     assert sum(right) > 9
+    origin = done.chatbot.provenance
+    assert origin is not None
+    assert (origin.seed, origin.licence) == (5, "CC-BY-4.0")
+    assert {metric.name: metric.value for metric in origin.metrics} == evaluate_hits(
+        done.chatbot.retriever, valid, candidates=[10]
+    )
+    card = (tmp_path / "bot" / "README.md").read_text()
+    for words in ("Colours", "240 steps", "alpha 0.1", "20 random negatives", "hits@1/10"):
+        assert words in card, words
     again = RetrievalChatbot.from_pretrained(tmp_path / "bot")
     assert again.reply("say red").evidence == done.chatbot.reply("say red").evidence

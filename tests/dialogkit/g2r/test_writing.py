@@ -132,9 +132,11 @@ TWO = """
 import sys
 import time
 import torch
-from dialogkit.g2r import augment, read_scored, score
+from dialogkit.g2r import augment, distil, group_by_context, read_scored, score
+from tests.dialogkit.g2r.test_training import SMALL, student
 from tests.dialogkit.g2r.test_writing import CONFIG, EXAMPLES, WORDS
 from tests.dialogkit.tiny import tiny_causal_lm
+from trainkit import FitConfig
 from accelerate import PartialState
 assert PartialState(cpu=True).num_processes == 2
 teacher = tiny_causal_lm(WORDS)
@@ -145,7 +147,11 @@ if PartialState().process_index == 1:
 counts = augment(teacher, EXAMPLES, sys.argv[1], config=CONFIG, seed=5, shard_size=2)
 assert counts["original"] == len(EXAMPLES), counts
 score(teacher, sys.argv[1], sys.argv[1] + "-scored")
-assert sum(1 for _ in read_scored(sys.argv[1] + "-scored")) == sum(counts.values())
+rows = group_by_context(read_scored(sys.argv[1] + "-scored"))
+assert sum(len(row.responses) for row in rows) == sum(counts.values())
+steps = FitConfig(max_steps=2, batch_size=2, cpu=True, progress=False)
+done = distil(student(), rows, sys.argv[1] + "-bot", config=SMALL, training=steps)
+assert sorted(done.chatbot.index.responses) == sorted({r for row in rows for r in row.responses})
 torch.distributed.destroy_process_group()
 """
 
