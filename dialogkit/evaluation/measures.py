@@ -17,7 +17,6 @@ import numpy.typing as npt
 from dialogkit.dialogues import single_line
 from dialogkit.diversity import (
     SemanticClusters,
-    SemEnt,
     TokenTable,
     distinct_n,
     entropy_n,
@@ -120,8 +119,8 @@ def word_measures(pool: Pool, denominator: Literal["ngrams", "tokens"]) -> list[
     """Lexical diversity; see :mod:`dialogkit.diversity.lexical`."""
     table = TokenTable(pool.texts)
 
-    def corpus(function: Callable[[TokenTable], float], least: int = 1) -> CorpusFigure:
-        return CorpusFigure(lambda rows: function(table.take(rows)), least)
+    def corpus(function: Callable[[TokenTable], float], least: int = 1, bound: float = 1.0) -> CorpusFigure:
+        return CorpusFigure(lambda rows: function(table.take(rows)), least, bound)
 
     measures = [
         Measure(
@@ -138,7 +137,7 @@ def word_measures(pool: Pool, denominator: Literal["ngrams", "tokens"]) -> list[
         Measure(
             f"ent-{n}",
             f"Entropy of the distribution of {n}-grams in bits (Zhang et al. 2018).",
-            corpus(partial(entropy_n, n=n)),
+            corpus(partial(entropy_n, n=n), bound=math.inf),
             "higher",
         )
         for n in (1, 2, 3)
@@ -174,22 +173,19 @@ def meaning_measures(
         The measures, and the cluster of each row.
     """
     labels = clusters.assign(pool.texts if vectors is None else vectors)
-    score = SemEnt(clusters)
     measures = [
         Measure(
             "Sem-Ent",
             f"Entropy in nats of the replies over {clusters.k} semantic clusters, at most ln {clusters.k} = "
-            f"{math.log(clusters.k):.3f} (arXiv 2210.05725). Blind to whether a reply fits.",
-            CorpusFigure(
-                lambda rows: sem_ent(clusters.histogram(labels[rows])),
-                own_interval=lambda rows, seed: score.score(labels[rows], seed=seed).interval,
-            ),
+            f"{math.log(clusters.k):.3f} (arXiv 2210.05725). Lower for few replies. Blind to whether a reply "
+            "fits its context.",
+            CorpusFigure(lambda rows: sem_ent(clusters.histogram(labels[rows])), bound=math.log(clusters.k)),
             "higher",
         ),
         Measure(
             "kinds used",
             f"Share of the {clusters.k} clusters that at least one reply falls in.",
-            CorpusFigure(lambda rows: len(np.unique(labels[rows])) / clusters.k),
+            CorpusFigure(lambda rows: len(np.unique(labels[rows])) / clusters.k, bound=1.0),
             "higher",
         ),
     ]

@@ -7,6 +7,7 @@ holds replies twice and is less diverse by construction. For these, halves are d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -91,12 +92,12 @@ class CorpusFigure:
     Attributes:
         function: From rows to the figure.
         least: Fewest rows that it takes.
-        own_interval: Interval of some rows, where the figure brings its own; from rows and a seed.
+        bound: Its largest possible value; the smallest is 0.
     """
 
     function: Callable[[_Ints], float]
     least: int = 1
-    own_interval: Callable[[_Ints, int], tuple[float, float]] | None = None
+    bound: float = math.inf
 
     def value(self, rows: _Ints) -> float:
         """The figure over some replies; NaN over too few."""
@@ -106,10 +107,9 @@ class CorpusFigure:
         """Approximate 95 % interval from halves drawn without replacement (the delete-half jackknife).
 
         The deviations of the halves' figures from their own mean, scaled by ``sqrt(m / (n - m))`` for m of n
-        replies, are put around the figure (Shao and Wu 1989). None where half is too few.
+        replies, are put around the figure (Shao and Wu 1989) and cut off at its bounds. None where half is
+        too few.
         """
-        if self.own_interval is not None:
-            return self.own_interval(rows, seed) if len(rows) >= self.least else None
         half = len(rows) // 2
         if half < max(self.least, 2):
             return None
@@ -118,7 +118,7 @@ class CorpusFigure:
             [self.function(draw.choice(rows, size=half, replace=False)) for _ in range(resamples)]
         )
         deviations = (values - values.mean()) * np.sqrt(half / (len(rows) - half))
-        low, high = self.function(rows) + np.quantile(deviations, _TAILS)
+        low, high = np.clip(self.function(rows) + np.quantile(deviations, _TAILS), 0.0, self.bound)
         return float(low), float(high)
 
     def p_value(self, one: _Ints, other: _Ints, permutations: int, seed: int) -> float:

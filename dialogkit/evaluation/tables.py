@@ -241,9 +241,9 @@ def _definitions(found: Comparison) -> tuple[Part, ...]:
         "Words are those of NLTK's casual_tokenize. Human replies: the first to each context is the system "
         f"'{HUMAN}', and the others are what every system is scored against in similarity and F1; where "
         "there is only one, it serves the chatbots alone.",
-        "Intervals. Means and ratios: percentile bootstrap over contexts. Sem-Ent: basic bootstrap. Other "
-        "figures of a whole set of replies: delete-half jackknife, since a resample with replacement holds "
-        f"replies twice and so is less diverse by construction. {found.config.resamples:,} draws each "
-        "(Sem-Ent: 2,000). Intervals cover the choice of contexts, not that of the seed.",
+        "Intervals. Means and ratios: percentile bootstrap over contexts. Figures of a whole set of replies "
+        "(dist, ent, LF, self-BLEU, Sem-Ent, kinds): delete-half jackknife, as a resample with replacement "
+        f"holds replies twice and so is less diverse by construction. {found.config.resamples:,} draws each. "
+        "Intervals cover the choice of contexts, not that of the seed.",
         Table("Figures and what they are", ("figure", "definition"), tuple(rows)),
     )
