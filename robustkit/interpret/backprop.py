@@ -19,8 +19,9 @@ __all__ = ["Deconvolution", "Gradient", "GuidedBackprop", "RectGrad"]
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of the score by the input, or gradient times input. Cost: one forward and one backward
-    pass.
+    """The gradient of the score by the input, or gradient times input.
+
+    Cost: one forward and one backward pass.
 
     Attributes:
         times_input: Whether it is multiplied by the input, as the network's first layer sees it.

@@ -94,8 +94,8 @@ def rectgrad_rule(
 ) -> Tensor:
     """RectGrad, equation (1): R where ``a R`` is above the sample's percentile, else 0.
 
-    It replaces the derivative of the ReLU. Where the threshold is negative, inactive units pass theirs on, too;
-    so q = 0 is not the gradient.
+    It replaces the derivative of the ReLU. Where the threshold is negative, inactive units pass theirs on,
+    too; so q = 0 is not the gradient.
 
     Args:
         relevance: R ``(n, ...)``.
