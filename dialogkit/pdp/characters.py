@@ -21,7 +21,7 @@ FORMAT = "dialogkit-character/1"
 """What a character's JSON calls its format, with the version of the schema ``character.schema.json``."""
 
 MAX_NAME = 100
-"""Most characters of a name."""
+"""Most characters of a name, and of a show: both stand in the first line of a prompt."""
 
 # Colons and what looks like one at the end of a label.
 _COLONS = (":", "\uff1a", "\ufe55", "\ufe13", "\u2236", "\ua789", "\u02d0", "\u05c3", "\u0589")
@@ -41,7 +41,7 @@ class Character:
         utterances: What it says; 8 in the paper's experiments. May be empty, which only the zero-shot prompt
             accepts.
         gold_contexts: For each utterance the turn that it really answered, for gold match only.
-        show: Where the character is from (a book, a play), used by the zero-shot prompt.
+        show: Where the character is from (a book, a play), used by the zero-shot and the chat prompt.
         id: Short name for files and commands; the name in lower case with dashes when empty.
         summary: One line about the character; never put into a prompt.
         licence: Licence of the utterances.
@@ -49,8 +49,9 @@ class Character:
     Raises:
         TypeError: ``utterances`` or ``gold_contexts`` is one string.
         ValueError: The name is blank, has a line break, a control character or an invisible one, ends with a
-            colon (all of which would break or disguise the prompt format) or has more than 100 characters; an
-            utterance or context is blank; or there are not as many gold contexts as utterances.
+            colon (all of which would break or disguise the prompt format); name or show has more than 100
+            characters; an utterance or context is blank; or there are not as many gold contexts as
+            utterances.
     """
 
     name: str
@@ -76,6 +77,8 @@ class Character:
             value = getattr(self, attribute)
             if value is not None:
                 object.__setattr__(self, attribute, single_line(value))
+        if self.show is not None and len(self.show) > MAX_NAME:
+            raise ValueError(f"show must have at most {MAX_NAME} characters, got {len(self.show)}")
         if not self.id:
             object.__setattr__(self, "id", "-".join(self.name.lower().split()))
 
