@@ -26,6 +26,7 @@ _ENCODERS = (
     "'minilm', 'embedded', folder or Hub id of a sentence-transformers model, or 'lm:' and a folder or "
     "Hub id for the last token of a causal model, such as lm:microsoft/DialoGPT-large"
 )
+_COMPARED = ("dist-1", "dist-2", "ent-2", "self-BLEU", "length")
 _FILES = 'Text with a response a line, or JSON lines with "response" (.jsonl, .jsonl.gz).'
 
 ClustersArgument = Annotated[str, typer.Argument(help="Folder or Hub id of clusters that 'fit' saved.")]
@@ -129,13 +130,16 @@ def compare(
             rows = {name: {**_lexical(texts[name]), **asdict(scores[name])} for name in order}
             typer.echo(json.dumps(rows, indent=2))
             return
-        columns = ["system", "Sem-Ent", "95 %", "/ ln k", *(_lexical(texts[order[0]]))]
+        # What fits beside each other; --json has the rest.
+        shown = [name for name in _lexical(texts[order[0]]) if name in _COMPARED]
+        columns = ["system", "Sem-Ent", "95 %", "/ ln k", *shown]
         cells = []
         for name in order:
             one, (low, high) = scores[name], scores[name].interval
-            own = [f"{value:.3g}" for value in _lexical(texts[name]).values()]
-            cells.append([name, f"{one.sem_ent:.3f}", f"{low:.3f}-{high:.3f}", f"{one.normalized:.3f}", *own])
-        output_console().print(table(columns, cells, numeric=columns[1:]))
+            words = _lexical(texts[name])
+            meaning = [f"{one.sem_ent:.3f}", f"{low:.3f}-{high:.3f}", f"{one.normalized:.3f}"]
+            cells.append([name, *meaning, *(f"{words[figure]:.3g}" for figure in shown)])
+        output_console().print(table(columns, cells, numeric=columns[1:], unbroken=("system",)))
 
 
 def _responses(path: Path) -> list[str]:
