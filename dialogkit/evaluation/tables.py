@@ -22,14 +22,12 @@ __all__ = ["comparison_csv", "comparison_report"]
 
 def comparison_report(found: Comparison, title: str) -> Report:
     """The report of a comparison."""
-    sections = [
-        Section("figures", "Figures", _figures(found)),
-        Section("differences", "Differences", _differences(found)),
-    ]
+    sections = [Section("figures", "Figures", _figures(found))]
     if found.kinds is not None:
         sections.append(Section("kinds", "Kinds of reply", _kinds(found)))
     if found.config.examples:
         sections.append(Section("replies", "Replies side by side", (_examples(found),)))
+    sections.append(Section("differences", "Differences", _differences(found)))
     sections.append(Section("definitions", "Definitions", _definitions(found)))
     return Report(title, tuple(sections), _facts(found))
 
@@ -80,7 +78,7 @@ def _facts(found: Comparison) -> dict[str, Cell]:
     human = [len(case.references) for case in found.cases]
     facts: dict[str, Cell] = {
         "contexts": f"{len(found.cases)} (fingerprint {found.data_fingerprint[:12]})",
-        "human replies": f"{min(human)} to {max(human)} to a context" if any(human) else "none",
+        "human replies": _range(human) if any(human) else "none",
         "seed": found.config.seed,
     }
     if found.encoder:
@@ -96,6 +94,11 @@ def _facts(found: Comparison) -> dict[str, Cell]:
         facts[f"chatbot {each.name}"] = f"fingerprint {each.fingerprint[:12]}"
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in collect_versions().items())
     return facts
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low if low == high else f'{low} to {high}'} to a context"
 
 
 def _figures(found: Comparison) -> tuple[Part, ...]:
