@@ -67,7 +67,7 @@ class Subject:
         module: The model, for its state and its activations.
         inputs: ``(B, ...)``: pixels, or the embeddings of tokens ``(B, T, d)``.
         reference: What the network's first layer sees as zero, to be broadcast to an input: the mean for
-            pixels that are normalized inside, 0 otherwise. Attributions "times input" multiply by the distance.
+            pixels that are normalized inside, 0 otherwise. Maps "times input" multiply by the distance.
         forward: Points ``(m, ...)`` and the inputs that they belong to, int64 ``(m,)``, to the output.
         labels: Names of the classes.
         text: The tokens.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def mlp(
     """A float64 network in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for i, (read, give) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (read, give) in enumerate(pairwise(sizes)):
         layer = nn.Linear(read, give, bias=bias, dtype=torch.float64)
         layer.weight.data = torch.randn(give, read, generator=generator, dtype=torch.float64) / read**0.5
         if bias:

@@ -1,4 +1,4 @@
-"""RectGrad, guided backpropagation and deconvolution in networks, against hooks and autograd (R1 to R11, D3)."""
+"""RectGrad, guided backpropagation, deconvolution in networks, against hooks and autograd (R1 to R10, D3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules on tensors: percentiles (R15), hand values (R14), kept shares (R9), pools (R12), the ring (R13)."""
+"""The rules on tensors: percentiles (R15), hand values (R14), shares (R9), pools (R12), the ring (R13)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,77 @@
+"""Maps, PNG files and pages (V1, V2)."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustkit.interpret import Attribution, explain, heatmap_grid
+from robustkit.interpret.pictures import clipped
+
+from .nets import cnn, images
+from .test_texts import word_pieces
+
+pytest.importorskip("matplotlib")
+
+
+def size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def test_maps_reduce_channels() -> None:
+    a = explain(cnn(), images(2), "gradient")
+    assert torch.equal(a.map(), a.values.sum(1)) and torch.equal(a.map("abs_sum"), a.values.abs().sum(1))
+    assert torch.equal(a.map("max_abs"), a.values.abs().amax(1)) and torch.allclose(
+        a.map("l2"), a.values.norm(dim=1)
+    )
+    with pytest.raises(ValueError, match="reduce is 'mean'"):
+        a.map("mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no texts"):
+        _ = a.tokens
+
+
+def test_clipping_by_percentiles() -> None:
+    values = torch.arange(-50.0, 51.0).view(1, 1, 101)
+    found = clipped(values, 10, 90)
+    assert found.min() == -40 and found.max() == 40
+    assert clipped(values + 50, 10, 90)[0, 0, :10].eq(0).all()  # below a positive percentile is 0
+
+
+def test_v1_the_same_maps_give_the_same_picture(tmp_path: Path) -> None:
+    a = explain(cnn(), images(3), "gradient")
+    for name in ("one", "two"):
+        a.heatmap(tmp_path / f"{name}.png", columns=2)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    other = explain(cnn(seed=1), images(3, seed=1), "rectgrad")
+    other.heatmap(tmp_path / "other.png", columns=2)
+    assert size(tmp_path / "other.png") == size(tmp_path / "one.png")
+    heatmap_grid(tmp_path / "grid.png", [a, other], rows=2)
+    assert size(tmp_path / "grid.png")[0] != size(tmp_path / "one.png")[0]
+    with pytest.raises(ValueError, match="different images"):
+        heatmap_grid(tmp_path / "no.png", [a, explain(cnn(), images(2), "gradient")])
+    assert not (tmp_path / "no.png").exists()
+
+
+def page(attribution: Attribution, folder: Path) -> str:
+    attribution.to_html(folder / "page.html")
+    return (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_v2_texts_are_escaped_and_written_as_they_were(tmp_path: Path) -> None:
+    text = "<script>alert(1)</script> a Film & \ud800"
+    html = page(explain(word_pieces(), [text], "integrated_gradients"), tmp_path)
+    assert "<script" not in html.lower() and 'src="http' not in html
+    body = re.sub(r"<[^>]*>", "", html.split("<article>")[1].split("</p>")[1])
+    assert body.replace("?", "\ud800") == "&lt;script&gt;alert(1)&lt;/script&gt; a Film &amp; \ud800"
+    assert re.search(r'title="[+-][\d.e-]+">Film</span>', html)
+
+
+def test_a_page_of_images_carries_its_picture(tmp_path: Path) -> None:
+    assert 'src="data:image/png;base64,' in page(explain(cnn(), images(2), "gradient"), tmp_path)
