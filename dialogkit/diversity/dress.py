@@ -377,11 +377,12 @@ class DressMethod:
     def _push_down(self, model: Any, start: int, end: int, context: StepContext) -> tuple[float, float]:
         """A step on a batch of mined replies, of which each process takes its share."""
         assert self.mined is not None
-        if not any(self.mined.weights[start:end]):
+        weights = self.mined.weights
+        if not any(weights[start:end]):
             return 0.0, 0.0
         rank, world = context.accelerator.process_index, context.accelerator.num_processes
         first, last = (start + (end - start) * part // world for part in (rank, rank + 1))
-        own = [(self._mined_pair(i), self.mined.weights[i]) for i in range(first, last)]
+        own = [(self._mined_pair(i), weights[i]) for i in range(first, last)]
         active = [pair for pair, weight in own if weight]
         # Replies of weight 0 need no forward pass, but their tokens count.
         idle = sum(len(pair.answer) for pair, weight in own if not weight)
@@ -446,7 +447,7 @@ def train_dress(
         Steps, history and best evaluation.
 
     Raises:
-        ValueError: There are no examples, not as many labels, or the clusters' encoder is ``lm.model``
+        ValueError: There are no examples, labels that do not fit, or the clusters' encoder is ``lm.model``
             itself, which training would change.
     """
     if not examples:
@@ -455,6 +456,9 @@ def train_dress(
         labels = clusters.assign([example.response for example in examples]).tolist()
     if len(labels) != len(examples):
         raise ValueError(f"labels must be as many as examples, got {len(labels)} and {len(examples)}")
+    k = len(clusters.train_histogram)
+    if not 0 <= min(labels) <= max(labels) < k:
+        raise ValueError(f"labels must be 0 to {k - 1}, got {min(labels)} to {max(labels)}")
     if getattr(getattr(clusters, "encoder", None), "model", None) is lm.model:
         raise ValueError("the clusters' encoder is the model to be trained: load the encoder once more")
     rows = [DressRow(example, int(label)) for example, label in zip(examples, labels, strict=True)]

@@ -291,7 +291,12 @@ def test_encoder_decoder_models_learn(family: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"examples": []}, "examples is empty"), ({"labels": [0, 1]}, "labels must be as many")],
+    [
+        ({"examples": []}, "examples is empty"),
+        ({"labels": [0, 1]}, "labels must be as many"),
+        ({"labels": [0] * 99 + [2]}, "labels must be 0 to 1, got 0 to 2"),
+        ({"labels": [-1] * 100}, "labels must be 0 to 1, got -1"),
+    ],
 )
 def test_bad_training_input(arguments: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"examples": corpus(), **arguments}
