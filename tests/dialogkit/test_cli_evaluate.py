@@ -60,10 +60,10 @@ def test_chatbots_are_compared_and_the_report_is_written(
         (("--bot", "a=x", "--bot", "a=y"), "a name of its own"),
         (("--bot", "character:nobody"), "no character is called"),
         (("--bot", "lm:embedded", "--style", "nolabel"), "MODEL:LABEL"),
-        (("--bot", "lm:embedded", "--limit", "0"), "0"),
+        (("--bot", "lm:embedded", "--limit", "0"), "Usage"),
     ],
 )
-def test_a_wrong_argument_is_one_line(
+def test_a_wrong_argument_is_explained(
     data: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     code, output = run(*arguments, "--data", str(data), "--out", str(tmp_path / "out"))
