@@ -390,10 +390,10 @@ def test_p8_a_byte_that_is_spelled_out_breaks_no_line() -> None:
 
 
 def test_p8_a_character_that_is_a_control_token_is_left_out() -> None:
-    tokenizer = make_tokenizer(Family("{{ messages[0].content }}§", ("§",), ("§",)), "special")
-    (opening,) = tokenizer.convert_tokens_to_ids(["§"])
-    ids = encoder(tokenizer).encode([{"role": "user", "content": "a § of the law"}])
-    assert ids.count(opening) == 1 and tokenizer.decode(ids) == "a  of the law§"
+    tokenizer = make_tokenizer(Family("{{ messages[0].content }}#", ("#",), ("#",)), "special")
+    (opening,) = tokenizer.convert_tokens_to_ids(["#"])
+    ids = encoder(tokenizer).encode([{"role": "user", "content": "a # of the law"}])
+    assert ids.count(opening) == 1 and tokenizer.decode(ids) == "a  of the law#"
 
 
 @pytest.mark.parametrize("mode", MODES)
