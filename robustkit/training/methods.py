@@ -398,7 +398,8 @@ class YOPO(RobustMethod):
         Raises:
             ValueError: There is none of that name.
         """
-        for name, module in model.named_modules():
+        modules: dict[str, nn.Module] = dict(model.named_modules())
+        for name, module in modules.items():
             if name == self.first:
                 return module
             if self.first is None and not list(module.children()) and list(module.parameters()):

@@ -31,7 +31,8 @@ class Result:
         method: Its name.
         seed: Of network, order and attacks.
         passes: Minibatch passes spent.
-        units: Forward 1, backward to the inputs 1, to the weights 2, per training image and step.
+        units: Forward 1, backward to the inputs 1, to the weights 2, per step and `BATCH` images; a little
+            below the nominal figure, since an epoch's last batch is smaller.
         clean: Accuracy on test images.
         pgd: Accuracy under PGD-50 with two restarts.
         cw: Accuracy under the same attack with the margin loss.
@@ -124,7 +125,7 @@ def _table(rows: Sequence[Result], passes: int, attack_steps: int, images: int) 
         f"2 restarts, on {images} test images, epsilon {EPSILON}. {platform.machine()}, one thread of a "
         f"shared machine, torch {torch.__version__}.",
         "",
-        f"| method | units per image and step | clean | {pgd} mean (min to max) | {cw} | seconds |",
+        f"| method | units / (steps · batch size) | clean | {pgd} mean (min to max) | {cw} | seconds |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for entry in METHODS:
