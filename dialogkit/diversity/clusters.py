@@ -61,7 +61,7 @@ def principal_components(
     mean = vectors.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((vectors.shape[1],) * 2)
     for start in range(0, len(vectors), _CHUNK):
-        centred = vectors[start : start + _CHUNK] - mean
+        centred = vectors[start : start + _CHUNK] - mean.astype(vectors.dtype)
         covariance += centred.T @ centred
     values, columns = np.linalg.eigh(covariance)
     values, rows = np.maximum(values[::-1], 0.0), columns.T[::-1]
@@ -184,7 +184,7 @@ class SemanticClusters(HubMixin):
             raise ValueError(f"texts must be {len(vectors)}, one for each vector, got {len(texts)}")
         scaled = _unit(vectors) if normalize else vectors
         mean, components, explained = principal_components(scaled, pca_variance)
-        points = np.concatenate(list(_projected(scaled, mean, components))).astype(np.float32)
+        points = np.concatenate(list(_projected(scaled, mean, components)))
         if len(np.unique(points[:, 0])) < k and len(np.unique(points, axis=0)) < k:
             raise ValueError(
                 f"k={k} clusters need at least {k} distinct responses, "
@@ -212,7 +212,7 @@ class SemanticClusters(HubMixin):
                 "max_points_per_centroid": max_points_per_centroid,
             },
         )
-        labels, distances = clusters._nearest(vectors)
+        labels, distances = clusters._nearest(points)
         clusters.train_labels = labels
         if texts is not None:
             clusters._examples = _central(texts, labels, distances, k)
@@ -275,7 +275,7 @@ class SemanticClusters(HubMixin):
             ValueError: Texts without an encoder, or vectors that are not ``[n, d]`` or not finite.
         """
         chunks = [
-            self._nearest(_vectors(data[start : start + _CHUNK], self.encoder)[0])[0]
+            self._labels(_vectors(data[start : start + _CHUNK], self.encoder)[0])
             for start in range(0, len(data), _CHUNK)
         ]
         return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
@@ -311,22 +311,24 @@ class SemanticClusters(HubMixin):
             raise ValueError("there are no examples: the clusters were fitted on vectors without texts")
         return self._examples[j][:n]
 
-    def _nearest(self, vectors: npt.NDArray[np.floating[Any]]) -> tuple[_Ints, npt.NDArray[np.float64]]:
-        """Labels ``[n]`` and squared distances to their centroids ``[n]``."""
+    def _labels(self, vectors: npt.NDArray[np.floating[Any]]) -> _Ints:
         if vectors.shape[1] != self.dim:
             raise ValueError(f"the clusters take vectors [n, {self.dim}], got {list(vectors.shape)}")
         scaled = _unit(vectors) if self.normalize else vectors
+        points = np.concatenate(list(_projected(scaled, self.mean, self.components)))
+        return self._nearest(points)[0]
+
+    def _nearest(self, points: _Floats) -> tuple[_Ints, npt.NDArray[np.float64]]:
+        """Labels ``[n]`` of projected vectors and squared distances to their centroids ``[n]``."""
         centroids = self.centroids.astype(np.float64)
         norms = (centroids**2).sum(axis=1)
-        labels = np.empty(len(vectors), np.int64)
-        distances = np.empty(len(vectors))
-        start = 0
-        for points in _projected(scaled, self.mean, self.components):
-            squared = norms - 2.0 * points @ centroids.T
-            stop = start + len(points)
-            labels[start:stop] = squared.argmin(axis=1)
-            distances[start:stop] = squared.min(axis=1) + (points**2).sum(axis=1)
-            start = stop
+        labels, distances = np.empty(len(points), np.int64), np.empty(len(points))
+        for start in range(0, len(points), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            chunk = points[part].astype(np.float64)
+            squared = norms - 2.0 * chunk @ centroids.T
+            labels[part] = squared.argmin(axis=1)
+            distances[part] = squared.min(axis=1) + (chunk**2).sum(axis=1)
         return labels, distances
 
     def _save(self, directory: Path) -> None:
@@ -433,11 +435,12 @@ def _unit(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any
 
 def _projected(
     vectors: npt.NDArray[np.floating[Any]], mean: _Floats, components: _Floats
-) -> Iterator[npt.NDArray[np.float64]]:
+) -> Iterator[_Floats]:
     """Coordinates on the components in chunks; in float64, so that a label depends on its vector alone."""
     rows = components.astype(np.float64)
     for start in range(0, len(vectors), _CHUNK):
-        yield (vectors[start : start + _CHUNK] - mean.astype(np.float64)) @ rows.T
+        points = (vectors[start : start + _CHUNK] - mean.astype(np.float64)) @ rows.T
+        yield points.astype(np.float32)
 
 
 def _central(
