@@ -265,7 +265,8 @@ def test_d9_transformers_activations_are_gated_whole_however_they_are_computed()
 
     x = images(4)[:, 0, 0, :6]
     for key, name in (("gelu", "gelu"), ("gelu_new", "newgelu"), ("gelu_fast", "fastgelu"),
-                      ("quick_gelu", "quickgelu"), ("relu2", "relusquared"), ("gelu_python", "gelu")):  # fmt: skip
+                      ("quick_gelu", "quickgelu"), ("relu2", "relusquared"),
+                      ("gelu_python", "gelu")):  # fmt: skip
         net = Functional(ACT2FN[key])
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # nothing is left alone, so there is nothing to warn about

@@ -1,4 +1,4 @@
-"""`explain` on images: families, targets, bad input, and a model that is afterwards as it was (R11, D2, D5, D6, D14)."""
+"""`explain` on images: families, targets, bad input, a model left as it was (R11, D2, D5, D6, D14)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def tiny(family: str) -> Any:
         match family:
             case "vit":
                 return ViTForImageClassification(
-                    ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                    ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                              intermediate_size=32,
                               image_size=16, patch_size=8, initializer_range=0.3, **labels)
                 ).eval()  # fmt: skip
             case "resnet":
@@ -206,7 +207,8 @@ def test_scores_are_what_they_are_called() -> None:
         [logits[:, [1, 2]].amax(1), logits[:, [0, 2]].amax(1), logits[:, [0, 1]].amax(1)], dim=1
     )
     for score, wanted in (
-        ("logit", logits[rows, 1]), ("prob", logits.softmax(1)[:, 1]), ("logprob", logits.log_softmax(1)[:, 1]),
+        ("logit", logits[rows, 1]), ("prob", logits.softmax(1)[:, 1]),
+        ("logprob", logits.log_softmax(1)[:, 1]),
         ("margin", logits[:, 1] - others[:, 1]), (lambda out, target: out.sum(1), logits.sum(1)),
     ):  # fmt: skip
         a = explain(net, x, "gradient", target=1, score=score)
@@ -256,7 +258,7 @@ def test_models_that_cannot_be_explained() -> None:
     x = images()
     with pytest.raises(TypeError, match="model is a function"):
         explain(lambda x: x, x)  # type: ignore[arg-type, return-value]
-    with pytest.raises(ValueError, match="in training mode.*call model.eval"):
+    with pytest.raises(ValueError, match=r"in training mode.*call model.eval"):
         explain(cnn().train(), x)
     partly = cnn()
     partly[1].train()
@@ -266,7 +268,7 @@ def test_models_that_cannot_be_explained() -> None:
     next(broken.parameters()).data.fill_(float("nan"))
     with pytest.raises(ValueError, match="logits that are NaN"):
         explain(broken, x)
-    with pytest.raises(ValueError, match="expected \\(n, classes\\)"):
+    with pytest.raises(ValueError, match=r"expected \(n, classes\)"):
         explain(nn.Sequential(cnn(), nn.Flatten(0)).eval(), x)
 
 
@@ -278,7 +280,7 @@ def test_d14_compiled_and_scripted_models_are_refused() -> None:
     for broken in (traced, nn.Sequential(traced).eval()):
         with pytest.raises(ValueError, match="scripted or traced: what it calls inside cannot be seen"):
             explain(broken, x, "rectgrad")
-    with pytest.raises(ValueError, match="compiled: what it calls inside .*_orig_mod"):
+    with pytest.raises(ValueError, match=r"compiled: what it calls inside .*_orig_mod"):
         explain(torch.compile(net), x, "rectgrad")  # type: ignore[arg-type]
     net.compile()
     with pytest.raises(ValueError, match="is compiled"):

@@ -155,7 +155,8 @@ def test_s9_the_scale_is_of_each_input_by_itself() -> None:
     with_outlier = torch.cat([some, some[:1] * 1000])
     for name in ("mean", "var"):
         alone = explain(net, some, SmoothGrad(n=6), target=0).of(name).values
-        assert torch.equal(explain(net, with_outlier, SmoothGrad(n=6), target=0).of(name).values[:3], alone)
+        beside = explain(net, with_outlier, SmoothGrad(n=6), target=0).of(name).values[:3]
+        assert torch.allclose(beside, alone, atol=1e-12)  # chunks differ, and so does rounding
 
 
 def test_d1_no_forward_pass_is_larger_than_the_batch_size() -> None:
@@ -163,7 +164,7 @@ def test_d1_no_forward_pass_is_larger_than_the_batch_size() -> None:
     for n, inputs in ((50, 3), (4, 30)):
         explain(
             net,
-            images(inputs)[:, 0, 0, :4] if inputs < 8 else images(inputs)[:, 0, 0, :4],
+            images(inputs)[:, 0, 0, :4],
             SmoothGrad(n=n),
             batch_size=8,
         )
@@ -193,7 +194,8 @@ def test_moments_in_chunks_are_those_of_all_samples() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"n": 0}, "n is 0"), ({"n": 3}, "even number"), ({"sigma": -1.0}, "sigma is"), ({"sigma": math.nan}, "sigma is"),
+    [({"n": 0}, "n is 0"), ({"n": 3}, "even number"), ({"sigma": -1.0}, "sigma is"),
+     ({"sigma": math.nan}, "sigma is"),
      ({"sigma_of": "max"}, "sigma_of"), ({"statistic": "median"}, "statistic")],
 )  # fmt: skip
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

@@ -91,7 +91,8 @@ def test_a_tolerance_doubles_the_steps_of_those_that_need_it() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"steps": 0}, "steps is 0"), ({"rule": "trapezoid", "steps": 1}, "expected 2"), ({"rule": "left"}, "rule is"),
+    [({"steps": 0}, "steps is 0"), ({"rule": "trapezoid", "steps": 1}, "expected 2"),
+     ({"rule": "left"}, "rule is"),
      ({"tol": 0.0}, "tol is")],
 )  # fmt: skip
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

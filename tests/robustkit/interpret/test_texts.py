@@ -23,8 +23,10 @@ def classifier(family: str, **settings: Any) -> TextClassifier:
 
     tokenizer = word_tokenizer(toy_words(), "gpt2")
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, pad_token_id=tokenizer.pad_token_id, max_position_embeddings=64, initializer_range=0.3,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1, pad_token_id=tokenizer.pad_token_id, max_position_embeddings=64,
+        initializer_range=0.3,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -39,8 +41,10 @@ def test_h1_gradients_by_embeddings_are_autograds_and_padding_has_none(family: s
     for row, text in enumerate(TEXTS):
         batch = model.encode([text])
         embedded = model.model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
-        logits = model.model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits \
-            if family not in ("gpt2", "llama") else model.logits_from_embeddings(embedded, **batch)  # fmt: skip
+        if family in ("gpt2", "llama"):
+            logits = model.logits_from_embeddings(embedded, **batch)
+        else:
+            logits = model.model(inputs_embeds=embedded, attention_mask=batch["attention_mask"]).logits
         (wanted,) = torch.autograd.grad(logits[0, 1], embedded)
         found = a.values[row][a.text.mask[row]]
         assert torch.allclose(found, wanted[0], atol=2e-4 * float(wanted.abs().max()))
@@ -174,7 +178,7 @@ def test_word_pieces_make_words_as_they_are_written() -> None:
 
 @pytest.mark.parametrize("text", ["", "  \n "])
 def test_a_text_without_words_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="text 1 .* has no words"):
+    with pytest.raises(ValueError, match=r"text 1 .* has no words"):
         explain(classifier("bert"), ["a film", text])
 
 
