@@ -96,7 +96,7 @@ class Subject:
         if self.text is None:
             if isinstance(wanted, str):
                 raise ValueError(f"baseline is {wanted!r}; that is for texts, expected a number or a tensor")
-            start = self.reference if wanted is None else torch.as_tensor(wanted).to(self.inputs)
+            start = torch.as_tensor(self.reference if wanted is None else wanted, dtype=self.inputs.dtype)
             try:
                 return start.to(self.inputs).expand_as(self.inputs)
             except RuntimeError as error:
