@@ -22,7 +22,9 @@ from dialogkit.cli import app as dialogkit_app
 from robustkit.cli import app as robustkit_app
 
 APPS = {"dialogkit": dialogkit_app, "robustkit": robustkit_app}
-GROUPS = {("dialogkit", "g2r"), ("dialogkit", "index"), ("robustkit", "detect")}
+GROUPS = {("robustkit", "detect")} | {
+    ("dialogkit", name) for name in ("character", "diversity", "dress", "g2r", "index")
+}
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
 RUN = ("README.md", "docs/quickstart.md")
