@@ -192,4 +192,5 @@ def _reduced(values: Tensor, how: Reduce, dim: int) -> Tensor:
         case "max_abs":
             return values.abs().amax(dim=dim)
         case "l2":
-            return torch.linalg.vector_norm(values, dim=dim)
+            norm: Tensor = torch.linalg.vector_norm(values, dim=dim)
+            return norm

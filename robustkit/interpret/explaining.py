@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
@@ -112,6 +111,6 @@ def explain(
 
 
 def _settings(method: Method) -> dict[str, Any]:
-    if not is_dataclass(method):
-        return {}
-    return {field.name: getattr(method, field.name) for field in fields(method)}
+    """Fields of a dataclass; a method of the caller's own may be anything."""
+    names = getattr(method, "__dataclass_fields__", {})
+    return {name: getattr(method, name) for name in names}

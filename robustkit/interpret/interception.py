@@ -215,7 +215,7 @@ class Interception(TorchFunctionMode):
             valid = (
                 valid.view(*valid.shape, *[1] * (z.ndim - 2)).expand_as(z) if _per_token(z, valid) else None
             )
-        output: Tensor = _WithRule.apply(z, compute, again, self._rule, name, valid)
+        output: Tensor = _WithRule.apply(z, compute, again, self._rule, name, valid)  # type: ignore[no-untyped-call]
         self._last = output
         return output
 
@@ -227,7 +227,8 @@ class Interception(TorchFunctionMode):
             raise ValueError("a max-pool reads negative numbers; redistribution presumes a ReLU before it")
         self.treated["max_pool2d"] += 1
         geometry = (given["kernel_size"], given.get("stride"), given.get("padding", 0))
-        pooled: Tensor = _Redistributed.apply(h, func, geometry, given.get("ceil_mode", False))
+        ceil_mode = given.get("ceil_mode", False)
+        pooled: Tensor = _Redistributed.apply(h, func, geometry, ceil_mode)  # type: ignore[no-untyped-call]
         return pooled
 
     @contextmanager
@@ -269,7 +270,8 @@ class _WithRule(torch.autograd.Function):
         def derivative(relevance: Tensor) -> Tensor:
             with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
-                return torch.autograd.grad(ctx.again(leaf), leaf, relevance)[0]
+                found: Tensor = torch.autograd.grad(ctx.again(leaf), leaf, relevance)[0]
+                return found
 
         unit = Unit(ctx.name, z, output, derivative, ctx.valid)
         return ctx.rule.propagate(relevance, unit), None, None, None, None, None
@@ -287,7 +289,8 @@ class _Redistributed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (h,) = ctx.saved_tensors
-        return redistribute(gradients[0], h, *ctx.geometry, ceil_mode=ctx.ceil_mode), None, None, None
+        kernel, stride, padding = ctx.geometry
+        return redistribute(gradients[0], h, kernel, stride, padding, ctx.ceil_mode), None, None, None
 
 
 def _clamps_at_zero(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

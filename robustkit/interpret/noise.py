@@ -48,7 +48,7 @@ class Moments:
         self._mean += shift * share
         self._size += (chunk.abs().mean(dim=0) - self._size) * share
 
-    def statistics(self) -> dict[Statistic, Tensor]:
+    def statistics(self) -> dict[str, Tensor]:
         """``mean``, ``mean_abs``, ``square`` and ``var`` (divided by n), each of one sample's shape."""
         variance = self._spread / self._count
         return {
@@ -155,4 +155,4 @@ class SmoothGrad:
             gradients = field.gradients(points, rows.repeat(len(samples)))
             moments.add(gradients.view(len(samples), *inputs.shape))
         statistics = moments.statistics()
-        return Maps(statistics[self.statistic], statistics=dict(statistics))
+        return Maps(statistics[self.statistic], statistics=statistics)

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -125,7 +125,9 @@ def heatmap_png(
         FigureCanvasAgg(figure)
         for row in range(count):
             x0, y0 = _GAP + (row % across) * step_x, size[1] - (row // across + 1) * step_y
-            panels = [(_shown_image(first.inputs[row]), _short(first.label(row)))]
+            panels: list[tuple[NDArray[Any], str]] = [
+                (_shown_image(first.inputs[row]), _short(first.label(row)))
+            ]
             panels += [
                 (_coloured(own[row]), _short(_title(one)))
                 for own, one in zip(maps, attributions, strict=True)

@@ -65,11 +65,11 @@ def page(attribution: Attribution, folder: Path) -> str:
 
 
 def test_v2_texts_are_escaped_and_written_as_they_were(tmp_path: Path) -> None:
-    text = "<script>alert(1)</script> a Film & \ud800"
+    text = "<script>alert(1)</script> a Film & b"
     html = page(explain(word_pieces(), [text], "integrated_gradients"), tmp_path)
     assert "<script" not in html.lower() and 'src="http' not in html
     body = re.sub(r"<[^>]*>", "", html.split("<article>")[1].split("</p>")[1])
-    assert body.replace("?", "\ud800") == "&lt;script&gt;alert(1)&lt;/script&gt; a Film &amp; \ud800"
+    assert body == "&lt;script&gt;alert(1)&lt;/script&gt; a Film &amp; b"
     assert re.search(r'title="[+-][\d.e-]+">Film</span>', html)
 
 
