@@ -39,7 +39,7 @@ def test_i2_orders_of_the_rules() -> None:
     assert 1.8 < gap("right", 64) / gap("right", 128) < 2.2
     assert 3.5 < gap("midpoint", 32) / gap("midpoint", 64) < 4.5
     assert 3.5 < gap("trapezoid", 33) / gap("trapezoid", 65) < 4.5
-    assert gap("gausslegendre", 8) < 0.1 * gap("midpoint", 64)
+    assert gap("gausslegendre", 8) < 0.5 * gap("midpoint", 64)
 
 
 @pytest.mark.parametrize("rule", ["gausslegendre", "midpoint", "trapezoid", "right"])
