@@ -17,6 +17,7 @@ import torch
 
 from dialogkit.g2r import AugmentConfig, RetrievalChatbot, augment, response_set, score
 from dialogkit.generation import GenerationConfig, TransformersLM
+from dialogkit.retrieval import ResponseIndex
 from trainkit import write_json
 from trainkit.hub import write_bytes
 
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 STAGES = ("teacher", "augment", "score", "judge", "students", "measure", "latency", "report")
 PAGE = Path(__file__).parents[2] / "docs" / "g2r.md"
+HUMAN_ONLY = "G2R-D, human responses"
+"""The row of a G2R-D student that retrieves what the vanilla student does: what training alone changes."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,8 @@ class Study:
                 folder = self.runs / "students" / f"{student.folder}-{seed}"
                 if folder.exists():
                     keep(student.name, seed, lambda f=folder: of_bot(RetrievalChatbot.from_pretrained(f)))
+                    if student.name == "G2R-D":
+                        keep(HUMAN_ONLY, seed, lambda f=folder: of_bot(with_responses(f, people)))
         for seed in self.seeds:
             keep(
                 "chance, human responses",
@@ -242,6 +247,7 @@ class Study:
             "chance, human responses",
             "MiniLM, untrained",
             *(s.name for s in STUDENTS),
+            HUMAN_ONLY,
             "teacher",
             "people",
         )
@@ -263,7 +269,7 @@ class Study:
                     "generated",
                 ),
             ),
-            "leads": leads(by_name, "vanilla", [s.name for s in STUDENTS if s.name != "vanilla"]),
+            "leads": leads(by_name, "vanilla", [*(s.name for s in STUDENTS[1:]), HUMAN_ONLY]),
             "judge": "; ".join(f"{name} {value:.3f}" for name, value in judge.items()),
             "latency": latency_table(json.loads((self.runs / "latency.json").read_text())),
             "plan": "```json\n" + json.dumps(plain(self.plan), indent=1) + "\n```",
@@ -274,6 +280,12 @@ class Study:
             tail = rest.split(f"<!-- end {name} -->", 1)[1]
             text = f"{head}<!-- {name} -->\n\n{part}\n\n<!-- end {name} -->{tail}"
         write_bytes(PAGE, text.encode())
+
+
+def with_responses(folder: Path, responses: Sequence[str]) -> RetrievalChatbot:
+    """A saved chatbot that retrieves from other responses."""
+    bot = RetrievalChatbot.from_pretrained(folder)
+    return RetrievalChatbot(bot.retriever, ResponseIndex.build(bot.retriever, responses), config=bot.config)
 
 
 def plain(plan: StudyPlan) -> dict[str, Any]:
