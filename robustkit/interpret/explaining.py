@@ -73,9 +73,8 @@ def explain(
     Raises:
         TypeError: A model or inputs of the wrong kind.
         ValueError: No such class, method or score; a model in training mode, compiled or scripted; inputs
-        that are
-            no finite floats, a text without words; logits that are not finite; a network without an
-            activation that the method's rule could be applied to, or with one that it is not made for.
+            that are no finite floats, a text without words; logits that are not finite; a network without
+            an activation that the method's rule could be applied to, or with one that it is not made for.
 
     Example:
         >>> classifier = ImageClassifier.from_pretrained("microsoft/resnet-18")
