@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from dialogkit.chat import Latency, Reply, measure_latency
 from dialogkit.dialogues import USER, Example, Turn
 from dialogkit.diversity import distinct_n, mean_length
+from dialogkit.evaluation.overlap import ngram_f1, split_words
 from dialogkit.g2r import RetrievalChatbot, evaluate_hits
 from dialogkit.g2r.evaluation import context_text, draw_distractors, hits_at_1
 from dialogkit.g2r.scoring import score_responses
 from dialogkit.generation import GenerationConfig, TransformersLM
 
 from .data import CONTEXT_TURNS, RatedContext
-from .models import PROMPT
+from .models import PROMPT, encoder_path
 
 __all__ = [
     "Critics",
@@ -42,10 +43,12 @@ class Critics:
     Attributes:
         judge: A cross-encoder, taught on contexts that nothing else uses.
         teacher: The teacher's likelihood.
+        references: Good replies of people to each context, as many to each.
     """
 
     judge: Scorer
     teacher: TransformersLM
+    references: Sequence[Sequence[str]]
 
 
 class TeacherBot:
@@ -146,18 +149,34 @@ def teacher_hits(
 
 def figures_of(
     contexts: Sequence[Sequence[str]], replies: Sequence[str], critics: Critics
-) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """The figures of some replies, and the judge's opinion of each."""
-    opinion = critics.judge(contexts, replies)
-    figures = {
-        "judge": float(opinion.mean()),
-        "teacher LL": float(likelihood(critics.teacher, contexts, replies).mean()),
-        "length": mean_length(replies),
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    """The figures of some replies, and for each reply what the first three are means of."""
+    words = split_words([*replies, *(text for texts in critics.references for text in texts)])
+    rest = iter(words[len(replies) :])
+    known = [[next(rest) for _ in texts] for texts in critics.references]
+    opinions = {
+        "similarity": similarity(replies, critics.references),
+        "F1": np.array([ngram_f1(own, others, 1) for own, others in zip(words, known, strict=False)]),
+        "judge": critics.judge(contexts, replies),
     }
+    figures = {name: float(values.mean()) for name, values in opinions.items()}
+    figures["teacher LL"] = float(likelihood(critics.teacher, contexts, replies).mean())
+    figures["length"] = mean_length(replies)
     for n in (2, 3):
         figures[f"Dist-{n} (n-grams)"] = distinct_n(replies, n)
         figures[f"Dist-{n} (tokens)"] = distinct_n(replies, n, denominator="tokens")
-    return figures, opinion
+    return figures, opinions
+
+
+def similarity(replies: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Cosine of each reply and the nearest of its references, by MiniLM as it comes."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(encoder_path()), device="cpu")
+    own = encoder.encode(list(replies), normalize_embeddings=True)
+    others = encoder.encode([text for texts in references for text in texts], normalize_embeddings=True)
+    cosines = np.einsum("nd,nrd->nr", own, others.reshape(len(replies), -1, own.shape[1]))
+    return np.asarray(cosines.max(axis=1), dtype=np.float64)
 
 
 def random_replies(texts: Sequence[str], count: int, seed: int) -> list[str]:

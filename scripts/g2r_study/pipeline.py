@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from random import Random
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ __all__ = ["STAGES", "StudyPlan", "run"]
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("teacher", "augment", "score", "judge", "students", "measure", "latency", "report")
+STAGES = ("teacher", "augment", "score", "judge", "students", "answer", "measure", "latency", "report")
 PAGE = Path(__file__).parents[2] / "docs" / "g2r.md"
 HUMAN_ONLY = "G2R-D, human responses"
 """The row of a G2R-D student that retrieves what the vanilla student does: what training alone changes."""
@@ -166,29 +165,26 @@ class Study:
     def _contexts(self) -> list[tuple[str, ...]]:
         return [one.context for one in self._rated]
 
-    def measure(self) -> None:
-        """Measures students, the teacher, people and chance; what was measured before is kept."""
-        critics = Critics(Judge(self.runs / "judge"), self.lm)
+    def answer(self) -> None:
+        """Lets students, the teacher, people and chance answer, and measures hits; what is there is kept."""
         all_examples = examples_of(STUDENTS[1], self.runs / "scored")
         people = response_set([human(example) for example in all_examples])
+        written = sorted(set(response_set(all_examples)) - set(people))
+        asked = histories(self._contexts)
 
-        def keep(name: str, seed: int, make: Any) -> None:
-            path = self.runs / "figures" / f"{name}-{seed}.json"
+        def keep(name: str, seed: int, make: Callable[[], tuple[list[str], dict[str, float]]]) -> None:
+            path = self.runs / "replies" / f"{name}-{seed}.json"
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
-                figures, opinion = make()
-                write_json(path, {"name": name, "seed": seed, "figures": figures, "judge": opinion.tolist()})
+                replies, figures = make()
+                write_json(path, {"name": name, "seed": seed, "figures": figures, "replies": replies})
                 logger.info("%s seed %d: %s", name, seed, figures)
 
-        def of_replies(replies: Sequence[str], more: dict[str, float]) -> tuple[dict[str, float], Any]:
-            figures, opinion = figures_of(self._contexts, replies, critics)
-            return {**more, **figures}, opinion
-
-        def of_bot(bot: RetrievalChatbot) -> tuple[dict[str, float], Any]:
-            replies = [reply.text for reply in bot.reply_batch(histories(self._contexts))]
-            written = sum(reply not in known for reply in replies) / len(replies)
+        def of_bot(bot: RetrievalChatbot) -> tuple[list[str], dict[str, float]]:
+            replies = [reply.text for reply in bot.reply_batch(asked)]
+            generated = sum(reply not in known for reply in replies) / len(replies)
             found = retriever_hits(bot, self.data.test, self._rated)
-            return of_replies(replies, {**found, "generated": written, "responses": float(len(bot.index))})
+            return replies, {**found, "generated": generated, "responses": float(len(bot.index))}
 
         known = set(people)
         keep("MiniLM, untrained", 0, lambda: of_bot(untrained(people, self.runs / "students" / "untrained")))
@@ -199,28 +195,35 @@ class Study:
                     keep(student.name, seed, lambda f=folder: of_bot(RetrievalChatbot.from_pretrained(f)))
                     if student.name == "G2R-D":
                         keep(HUMAN_ONLY, seed, lambda f=folder: of_bot(with_responses(f, people)))
+        keep("people", 0, lambda: ([one.good[-1] for one in self._rated], {}))
+        bot = TeacherBot(self.lm, self.plan.augmentation.generation)
         for seed in self.seeds:
-            keep(
-                "chance, human responses",
-                seed,
-                lambda s=seed: of_replies(random_replies(people, len(self._rated), s), {}),
-            )
-            keep(
-                "people",
-                seed,
-                lambda s=seed: of_replies(
-                    [Random(s + i).choice(r.good) for i, r in enumerate(self._rated)], {}
-                ),
-            )
-            bot = TeacherBot(self.lm, self.plan.augmentation.generation)
+            for name, texts in (("human", people), ("teacher's", written)):
+                drawn = random_replies(texts, len(asked), seed)
+                keep(f"chance, {name} responses", seed, lambda drawn=drawn: (drawn, {}))
             keep(
                 "teacher",
                 seed,
-                lambda s=seed, bot=bot: of_replies(
-                    [r.text or "." for r in bot.reply_batch(histories(self._contexts), seed=s)],
+                lambda s=seed: (
+                    [reply.text or "." for reply in bot.reply_batch(asked, seed=s)],
                     teacher_hits(self.lm, self.data.test, self._rated) if s == self.seeds[0] else {},
                 ),
             )
+
+    def measure(self) -> None:
+        """Measures all replies that are there."""
+        references = [one.good[:-1] for one in self._rated]
+        critics = Critics(Judge(self.runs / "judge"), self.lm, references)
+        found = []
+        for path in sorted((self.runs / "replies").glob("*.json")):
+            known = json.loads(path.read_text())
+            figures, opinions = figures_of(self._contexts, known["replies"], critics)
+            found.append(
+                {"name": known["name"], "seed": known["seed"], "figures": {**known["figures"], **figures}}
+                | {name: values.tolist() for name, values in opinions.items()}
+            )
+            logger.info("%s seed %d: %s", known["name"], known["seed"], figures)
+        write_json(self.runs / "figures.json", found)
 
     def latency(self) -> None:
         """Measures how long one reply takes: students, the teacher, and a generator of a usual size."""
@@ -242,9 +245,10 @@ class Study:
 
     def report(self) -> None:
         """Puts the tables into ``docs/g2r.md``, between its marks."""
-        found = [json.loads(path.read_text()) for path in sorted((self.runs / "figures").glob("*.json"))]
+        found = json.loads((self.runs / "figures.json").read_text())
         names = (
             "chance, human responses",
+            "chance, teacher's responses",
             "MiniLM, untrained",
             *(s.name for s in STUDENTS),
             HUMAN_ONLY,
@@ -259,6 +263,8 @@ class Study:
             "replies": table(
                 rows,
                 (
+                    "similarity",
+                    "F1",
                     "judge",
                     "teacher LL",
                     "Dist-2 (n-grams)",
@@ -319,30 +325,22 @@ def table(rows: Sequence[tuple[str, Sequence[Any]]], figures: Sequence[str]) -> 
 def leads(
     runs: dict[str, list[Any]], base: str, others: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> str:
-    """By how much the judge prefers a student to another, with an interval over contexts and seeds."""
+    """Leads over another student on the same contexts, with intervals over contexts and seeds."""
     rng = np.random.default_rng(seed)
-    lines = [f"| against {base} | judge | 95 % interval |", "| --- | --- | --- |"]
+    columns = ("similarity", "F1", "judge")
+    lines = [f"| lead over {base} | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 1)]
     for name in others:
-        pairs = [
-            (np.array(a["judge"]), np.array(b["judge"]))
-            for a in runs[name]
-            for b in runs[base]
-            if a["seed"] == b["seed"]
-        ]
-        if not pairs:
-            continue
-        difference = np.stack([a - b for a, b in pairs])  # [seeds, contexts]
-        means = [
-            difference[
-                np.ix_(
-                    rng.integers(0, len(difference), len(difference)),
-                    rng.integers(0, difference.shape[1], difference.shape[1]),
-                )
-            ].mean()
-            for _ in range(resamples)
-        ]
-        low, high = np.percentile(means, [2.5, 97.5])
-        lines.append(f"| {name} | {difference.mean():+.3f} | [{low:+.3f}, {high:+.3f}] |")
+        pairs = [(a, b) for a in runs[name] for b in runs[base] if a["seed"] == b["seed"]]
+        cells = []
+        for column in columns if pairs else ():
+            # [seeds, contexts]
+            difference = np.stack([np.array(a[column]) - np.array(b[column]) for a, b in pairs])
+            drawn = (rng.integers(0, n, (resamples, n)) for n in difference.shape)
+            means = [difference[np.ix_(*rows)].mean() for rows in zip(*drawn, strict=True)]
+            low, high = np.percentile(means, [2.5, 97.5])
+            cells.append(f"{difference.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
+        if cells:
+            lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
 
 
