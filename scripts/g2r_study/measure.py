@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
 
 import numpy as np
@@ -170,13 +171,19 @@ def figures_of(
 
 def similarity(replies: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
     """Cosine of each reply and the nearest of its references, by MiniLM as it comes."""
+    own = unit_vectors(tuple(replies))
+    others = unit_vectors(tuple(text for texts in references for text in texts))
+    cosines = np.einsum("nd,nrd->nr", own, others.reshape(len(replies), -1, own.shape[1]))
+    return np.asarray(cosines.max(axis=1), dtype=np.float64)
+
+
+@lru_cache(maxsize=2)
+def unit_vectors(texts: tuple[str, ...]) -> NDArray[np.float32]:
+    """Embeddings by MiniLM, of length 1; the references come again with every row."""
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(str(encoder_path()), device="cpu")
-    own = encoder.encode(list(replies), normalize_embeddings=True)
-    others = encoder.encode([text for texts in references for text in texts], normalize_embeddings=True)
-    cosines = np.einsum("nd,nrd->nr", own, others.reshape(len(replies), -1, own.shape[1]))
-    return np.asarray(cosines.max(axis=1), dtype=np.float64)
+    return np.asarray(encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False))
 
 
 def random_replies(texts: Sequence[str], count: int, seed: int) -> list[str]:
