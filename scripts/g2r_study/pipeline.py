@@ -35,7 +35,7 @@ from .measure import (
     teacher_hits,
 )
 from .models import Judge, train_judge, train_teacher
-from .students import STUDENTS, StudentSettings, examples_of, human, train, untrained
+from .students import CONTROLS, STUDENTS, Student, StudentSettings, examples_of, human, train, untrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +44,19 @@ __all__ = ["STAGES", "StudyPlan", "run"]
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("teacher", "augment", "score", "judge", "students", "answer", "measure", "latency", "report")
+STAGES = (
+    "teacher",
+    "augment",
+    "score",
+    "judge",
+    "students",
+    "controls",
+    "answer",
+    "measure",
+    "latency",
+    "report",
+)
+HITS = ("hits@1/10", "hits@1/100", "hits@1 adversarial", "hits@1 random")
 PAGE = Path(__file__).parents[2] / "docs" / "g2r.md"
 HUMAN_ONLY = "G2R-D, human responses"
 """The row of a G2R-D student that retrieves what the vanilla student does: what training alone changes."""
@@ -145,17 +157,28 @@ class Study:
         """Trains the students that are not there; those from scratch, an ablation, with seed 0 only."""
         for seed in self.seeds:
             for student in STUDENTS:
-                folder = self.runs / "students" / f"{student.folder}-{seed}"
-                if not folder.exists() and not (student.scratch and seed):
-                    logger.info("training %s, seed %d", student.name, seed)
-                    train(
-                        student,
-                        self.plan.students,
-                        self.runs / "scored",
-                        self.data.validation,
-                        folder,
-                        seed=seed,
-                    )
+                if not (student.scratch and seed):
+                    self._student(student, seed)
+
+    def controls(self) -> None:
+        """Trains the controls that are not there and measures their hits."""
+        found = []
+        for student in CONTROLS:
+            for seed in self.seeds:
+                bot = RetrievalChatbot.from_pretrained(self._student(student, seed))
+                figures = retriever_hits(bot, self.data.test, self._rated)
+                found.append({"name": student.name, "seed": seed, "figures": figures})
+                logger.info("%s seed %d: %s", student.name, seed, figures)
+        write_json(self.runs / "controls.json", found)
+
+    def _student(self, student: Student, seed: int) -> Path:
+        """The folder of a student, trained if it is not there."""
+        folder = self.runs / "students" / f"{student.folder}-{seed}"
+        if not folder.exists():
+            logger.info("training %s, seed %d", student.name, seed)
+            examples = examples_of(student, self.runs / "scored", self.data.rated_dev)
+            train(student, self.plan.students, examples, self.data.validation, folder, seed=seed)
+        return folder
 
     @cached_property
     def _rated(self) -> tuple[RatedContext, ...]:
@@ -258,8 +281,11 @@ class Study:
         by_name = {name: [one for one in found if one["name"] == name] for name in names}
         rows = [(name, by_name[name]) for name in names if by_name[name]]
         judge = json.loads((self.runs / "judge.json").read_text())
+        controls = json.loads((self.runs / "controls.json").read_text())
+        checks = [(s.name, [one for one in controls if one["name"] == s.name]) for s in CONTROLS]
         parts = {
-            "hits": table(rows, ("hits@1/10", "hits@1/100", "hits@1 adversarial", "hits@1 random")),
+            "hits": table(rows, HITS),
+            "controls": table(checks, HITS),
             "replies": table(
                 rows,
                 (

@@ -22,10 +22,19 @@ from dialogkit.g2r.data import ORIGINAL
 from dialogkit.retrieval import ResponseIndex, biencoder_from, load_retriever, save_biencoder
 from trainkit import FitConfig, atomic_directory
 
-from .data import CONTEXT_TURNS
+from .data import CONTEXT_TURNS, RatedContext
 from .models import encoder_path
 
-__all__ = ["STUDENTS", "Student", "StudentSettings", "examples_of", "scratch_encoder", "train", "untrained"]
+__all__ = [
+    "CONTROLS",
+    "STUDENTS",
+    "Student",
+    "StudentSettings",
+    "examples_of",
+    "scratch_encoder",
+    "train",
+    "untrained",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,10 @@ class Student:
         alpha: Weight of the soft loss.
         generated: Whether the teacher's responses are candidates and retrievable.
         scratch: Random weights instead of MiniLM's.
+        in_batch: Whether the other contexts' responses are negatives, too: the vanilla student is trained as
+            bi-encoders usually are.
+        people: So many human replies to each development context of DailyDialog++ are the candidates, in
+            place of the teacher's: what a teacher as good as people would give. 0 for none.
     """
 
     name: str
@@ -45,6 +58,8 @@ class Student:
     alpha: float = 0.0
     generated: bool = True
     scratch: bool = False
+    in_batch: bool = False
+    people: int = 0
 
     @property
     def folder(self) -> str:
@@ -53,13 +68,20 @@ class Student:
 
 
 STUDENTS = (
-    Student("vanilla", generated=False),
+    Student("vanilla", generated=False, in_batch=True),
     Student("G2R-D"),
     Student("G2R-DM (LL)", "ll", 0.1),
     Student("G2R-DM (MI)", "mi", 0.1),
-    Student("vanilla, from scratch", generated=False, scratch=True),
+    Student("vanilla, from scratch", generated=False, scratch=True, in_batch=True),
     Student("G2R-DM (LL), from scratch", "ll", 0.1, scratch=True),
 )
+
+CONTROLS = (
+    Student("vanilla, random negatives only", generated=False),
+    Student("one reply by people", people=1),
+    Student("five replies by people", people=5),
+)
+"""What tells the teacher's part from that of the negatives and of more candidates."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +109,10 @@ class StudentSettings:
     chunk_size: int = 16
 
 
-def examples_of(student: Student, scored: Path) -> list[ScoredContext]:
+def examples_of(student: Student, scored: Path, rated: Sequence[RatedContext] = ()) -> list[ScoredContext]:
     """The contexts with the candidates and scores that a student learns from."""
+    if student.people:
+        return [by_people(one, student.people) for one in rated]
     examples = group_by_context(read_scored(scored), score=student.score)
     return examples if student.generated else [human(example) for example in examples]
 
@@ -98,6 +122,12 @@ def human(example: ScoredContext) -> ScoredContext:
     kept = [i for i, source in enumerate(example.sources) if source == ORIGINAL]
     responses, scores = ([column[i] for i in kept] for column in (example.responses, example.scores))
     return ScoredContext(example.context, tuple(responses), tuple(scores), (ORIGINAL,) * len(kept))
+
+
+def by_people(one: RatedContext, count: int) -> ScoredContext:
+    """A context with human replies alone; their scores are not read, as alpha is 0."""
+    replies = tuple(dict.fromkeys(one.good))[:count]
+    return ScoredContext(one.context, replies, (0.0,) * len(replies), (ORIGINAL,) * len(replies))
 
 
 def scratch_encoder(folder: Path, *, seed: int = 0) -> Path:
@@ -115,7 +145,7 @@ def scratch_encoder(folder: Path, *, seed: int = 0) -> Path:
 def train(
     student: Student,
     settings: StudentSettings,
-    scored: Path,
+    examples: Sequence[ScoredContext],
     valid: Sequence[Example],
     folder: Path,
     *,
@@ -126,12 +156,11 @@ def train(
     Args:
         student: Which.
         settings: Length and size of the training.
-        scored: The teacher's responses with scores.
+        examples: What it learns from (see `examples_of`).
         valid: Human pairs, for the log.
         folder: Where the chatbot goes.
         seed: Of batches, negatives, dropout and, from scratch, weights.
     """
-    examples = examples_of(student, scored)
     source = (
         scratch_encoder(folder.parent / f"scratch-{seed}", seed=seed) if student.scratch else encoder_path()
     )
@@ -143,8 +172,7 @@ def train(
             alpha=student.alpha,
             negatives=settings.negatives,
             max_candidates=settings.max_candidates,
-            # The vanilla student is trained as bi-encoders usually are: others' responses count, too.
-            in_batch_negatives=not student.generated,
+            in_batch_negatives=student.in_batch,
             max_turns=CONTEXT_TURNS,
             max_context_tokens=settings.max_context_tokens,
             max_response_tokens=settings.max_response_tokens,
