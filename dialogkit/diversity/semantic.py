@@ -171,7 +171,8 @@ class SemEntScore:
     Attributes:
         sem_ent: Entropy over the clusters, in nats.
         normalized: The same divided by ``ln k``, in [0, 1].
-        interval: 95 % bootstrap interval of ``sem_ent``.
+        interval: 95 % interval of the entropy that many more responses would have, by the basic bootstrap:
+            it corrects the bias of few responses, and so may lie above ``sem_ent`` altogether.
         histogram: Share of each cluster.
         n: Number of responses. The entropy of few responses is biased downwards.
         k: Number of clusters.
