@@ -27,7 +27,6 @@ import gc
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -290,9 +289,13 @@ def step_of(side: str, count: int, model: Any) -> Callable[[], float]:
 INPUTS = ("input_ids", "attention_mask")
 
 
-def resident() -> int:
-    """Peak resident bytes of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident(kind: str) -> int:
+    """Resident bytes of this process, now ("VmRSS") or at their peak ("VmHWM"; Linux).
+
+    ``getrusage`` would count the peak of the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
 
 
 def run_step(side: str, count: int) -> None:
@@ -305,14 +308,21 @@ def run_step(side: str, count: int) -> None:
     step_of(side, 2, model)()
     model.zero_grad()
     gc.collect()
-    step, before = step_of(side, count, model), resident()
+    step = step_of(side, count, model)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = resident("VmRSS")
     cpu = time.process_time()
     loss = step()
     seconds = time.process_time() - cpu
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     print(
         json.dumps(
-            {"cpu_s": seconds, "peak_mb": (resident() - before) / 2**20, "loss": loss, "norm": float(norm)}
+            {
+                "cpu_s": seconds,
+                "peak_mb": (resident("VmHWM") - before) / 2**20,
+                "loss": loss,
+                "norm": float(norm),
+            }
         )
     )
 

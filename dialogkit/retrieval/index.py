@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .pool import ContextPool
+from .products import products_by_blas
 
 if TYPE_CHECKING:
     from .retriever import Retriever
@@ -195,7 +196,8 @@ class ContextIndex:
             selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(np.asarray(excluded, dtype=np.int64)))
             # faiss patches its constructors at run time, so the annotations lack their keywords.
             params = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        scores, ids = self._faiss.search(queries, k, params=params)
+        with products_by_blas():
+            scores, ids = self._faiss.search(queries, k, params=params)
         return scores, ids
 
     def save(self, folder: str | os.PathLike[str], *, half: bool = False) -> None:

@@ -18,6 +18,7 @@ from dialogkit.dialogues import single_line
 from trainkit.hub import ArtefactError, HubMixin, fingerprint, read_json, write_bytes, write_json
 
 from .index import StaleIndexError
+from .products import products_by_blas
 
 if TYPE_CHECKING:
     from trainkit.cards import Metric, ModelCard
@@ -460,7 +461,8 @@ class ResponseIndex(HubMixin):
         if not len(queries):
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         for first, rows in self._blocks():
-            best, where = faiss.knn(queries, rows, min(k, len(rows)), metric=faiss.METRIC_INNER_PRODUCT)
+            with products_by_blas():
+                best, where = faiss.knn(queries, rows, min(k, len(rows)), metric=faiss.METRIC_INNER_PRODUCT)
             scores = np.concatenate([scores, best], axis=1)
             ids = np.concatenate([ids, where + first], axis=1)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dialogkit.retrieval import IndexConfig, ResponseIndex, ResponseList, StaleIndexError
+from dialogkit.retrieval.products import products_by_blas
 from trainkit.hub import ArtefactError
 
 KINDS = ("flat", "hnsw", "ivfpq")
@@ -276,3 +277,12 @@ def test_a_response_list_is_a_list_of_lines(texts: list[str]) -> None:
     longer, new = kept.extended(["entirely new", *texts])
     assert list(longer) == lines + new
     assert set(new) == {"entirely new"} - set(lines)
+
+
+def test_exact_search_leaves_the_settings_of_faiss_as_they_were() -> None:
+    faiss = pytest.importorskip("faiss")
+    before = faiss.cvar.distance_compute_blas_threshold
+    with pytest.raises(ZeroDivisionError), products_by_blas():
+        assert faiss.cvar.distance_compute_blas_threshold <= 4
+        raise ZeroDivisionError
+    assert faiss.cvar.distance_compute_blas_threshold == before
