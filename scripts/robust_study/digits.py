@@ -22,10 +22,11 @@ from robustkit.training import (
     RobustMethod,
 )
 
-__all__ = ["EPSILON", "METHODS", "Entry", "Split", "digits", "network"]
+__all__ = ["BATCH", "EPSILON", "METHODS", "THREAT", "Entry", "Split", "digits", "network"]
 
 EPSILON = 0.2
 """Radius in pixels from 0 to 1, l-infinity."""
+BATCH = 64
 SHAPE = (1, 8, 8)
 THREAT = LInf(EPSILON)
 

@@ -1,0 +1,149 @@
+"""Tables of the comparison in Markdown and its figure."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from .digits import BATCH, EPSILON, METHODS
+
+__all__ = ["Result", "write_report"]
+
+PAGE = Path(__file__).parents[2] / "docs" / "si_hg.md"
+FIGURE = PAGE.parent / "img" / "si_hg_digits.svg"
+BEGIN, END = "<!-- digits: begin -->", "<!-- digits: end -->"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trained network.
+
+    Attributes:
+        method: Its name.
+        seed: Of network, order and attacks.
+        budget: Minibatch passes that it might spend.
+        units: Forward 1, backward to the inputs 1, to the weights 2, per step and `BATCH` images; a little
+            below the nominal figure, since an epoch's last batch is smaller.
+        clean: Accuracy on test images.
+        pgd: Accuracy under PGD with two restarts.
+        cw: Accuracy under the same attack with the margin loss.
+        suite: Accuracy under APGD-CE and targeted APGD-DLR with 50 steps and Square with 500 queries.
+        seconds: Processor time of training, on one thread.
+    """
+
+    method: str
+    seed: int
+    budget: int
+    units: float
+    clean: float
+    pgd: float
+    cw: float
+    suite: float
+    seconds: float
+
+
+def write_report(rows: Sequence[Result], output: Path, *, attack_steps: int, images: int, page: bool) -> None:
+    """Writes a table for each budget and a figure of robust accuracy against passes.
+
+    Args:
+        rows: What was measured.
+        output: Folder for ``digits.md`` and the figure.
+        attack_steps: Steps of PGD.
+        images: Test images.
+        page: Put tables and figure into the documentation too.
+    """
+    text = "\n\n".join(
+        [
+            "Made by `python scripts/robust_digits.py --page`: a small network without batch norm, "
+            f"l-infinity epsilon {EPSILON}, minibatches of {BATCH}. "
+            f"PGD-{attack_steps} and CW-{attack_steps} have 2 "
+            "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
+            f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "
+            f"training on one thread of a shared machine ({platform.machine()}, torch {torch.__version__}).",
+            *(
+                _table([row for row in rows if row.budget == budget], attack_steps)
+                for budget in sorted({row.budget for row in rows})
+            ),
+        ]
+    )
+    (output / "digits.md").write_text(text + "\n", encoding="utf-8")
+    _figure(rows, FIGURE if page else output / "digits.svg")
+    if page:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    print(text)
+
+
+def _table(rows: Sequence[Result], attack_steps: int) -> str:
+    seeds = sorted({row.seed for row in rows})
+    lines = [
+        f"**{rows[0].budget:,} passes of a minibatch**, {len(seeds)} "
+        f"{'seeds' if len(seeds) > 1 else 'seed, so no spread'}:",
+        "",
+        f"| method | units / (steps · batch size) | clean | PGD-{attack_steps} | CW-{attack_steps} "
+        "| suite: mean (min to max) | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for entry in METHODS:
+        own = [row for row in rows if row.method == entry.name]
+        if own:
+            robust = [row.suite for row in own]
+            cells = [
+                entry.name,
+                f"{fmean(row.units for row in own):.1f}",
+                f"{fmean(row.clean for row in own):.3f}",
+                f"{fmean(row.pgd for row in own):.3f}",
+                f"{fmean(row.cw for row in own):.3f}",
+                f"{fmean(robust):.3f} ({min(robust):.3f} to {max(robust):.3f})",
+                f"{fmean(row.seconds for row in own):.1f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _figure(rows: Sequence[Result], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    budgets = sorted({row.budget for row in rows})
+    for index, entry in enumerate(METHODS):
+        own = {b: [row.suite for row in rows if (row.method, row.budget) == (entry.name, b)] for b in budgets}
+        own = {budget: values for budget, values in own.items() if values}
+        ours = entry.name.startswith("SI-HG")
+        means = [fmean(values) for values in own.values()]
+        spread = [
+            [mean - min(values) for mean, values in zip(means, own.values(), strict=True)],
+            [max(values) - mean for mean, values in zip(means, own.values(), strict=True)],
+        ]
+        axis.errorbar(
+            [budget * 1.02 ** (index - len(METHODS) // 2) for budget in own],
+            means,
+            spread,
+            color=pyplot.get_cmap("tab20")(index),
+            linestyle="-" if ours else "--",
+            linewidth=1.8 if ours else 1.2,
+            marker="o",
+            markersize=4,
+            capsize=2,
+            label=entry.name,
+        )
+    axis.set_xscale("log")
+    axis.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+    axis.minorticks_off()
+    axis.set_xlabel("passes of a minibatch (points of one budget are drawn side by side)")
+    axis.set_ylabel("accuracy under the suite of attacks")
+    axis.set_ylim(0, 1)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, ncols=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    matplotlib.rcParams["svg.hashsalt"], matplotlib.rcParams["svg.fonttype"] = "digits", "none"
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
