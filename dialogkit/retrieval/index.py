@@ -196,7 +196,7 @@ class ContextIndex:
             selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(np.asarray(excluded, dtype=np.int64)))
             # faiss patches its constructors at run time, so the annotations lack their keywords.
             params = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        with products_by_blas():
+        with products_by_blas(len(queries)):
             scores, ids = self._faiss.search(queries, k, params=params)
         return scores, ids
 

@@ -461,7 +461,7 @@ class ResponseIndex(HubMixin):
         if not len(queries):
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         for first, rows in self._blocks():
-            with products_by_blas():
+            with products_by_blas(len(queries)):
                 best, where = faiss.knn(queries, rows, min(k, len(rows)), metric=faiss.METRIC_INNER_PRODUCT)
             scores = np.concatenate([scores, best], axis=1)
             ids = np.concatenate([ids, where + first], axis=1)

@@ -282,7 +282,9 @@ def test_a_response_list_is_a_list_of_lines(texts: list[str]) -> None:
 def test_exact_search_leaves_the_settings_of_faiss_as_they_were() -> None:
     faiss = pytest.importorskip("faiss")
     before = faiss.cvar.distance_compute_blas_threshold
-    with pytest.raises(ZeroDivisionError), products_by_blas():
-        assert faiss.cvar.distance_compute_blas_threshold <= 4
+    with products_by_blas(1):
+        assert faiss.cvar.distance_compute_blas_threshold == before
+    with pytest.raises(ZeroDivisionError), products_by_blas(64):
+        assert faiss.cvar.distance_compute_blas_threshold == 1
         raise ZeroDivisionError
     assert faiss.cvar.distance_compute_blas_threshold == before
