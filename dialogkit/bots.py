@@ -29,6 +29,7 @@ __all__ = [
     "encoders_of",
     "find_character",
     "load_bot",
+    "named_bots",
     "sources_of",
 ]
 
@@ -177,6 +178,26 @@ def load_bot(name: str, *, retriever: str | None = None) -> Chatbot:
             )
         return GeneratorChatbot(EndpointLM(url, model, api_key=os.environ.get("OPENAI_API_KEY")))
     return _saved_bot(name)
+
+
+def named_bots(given: Sequence[str]) -> dict[str, str]:
+    """What each chatbot of a command line is called, and what `load_bot` is to load for it.
+
+    Args:
+        given: Each ``[NAME=]WHAT``; without a name, the last part of ``WHAT`` is one.
+
+    Raises:
+        ValueError: Two have the same name, or one is blank.
+    """
+    named: dict[str, str] = {}
+    for one in given:
+        name, equals, what = one.partition("=")
+        if not equals:
+            name, what = one.removeprefix("character:").rstrip("/").rpartition("/")[2], one
+        if name in named or not name:
+            raise ValueError(f"--bot {one}: give each chatbot a name of its own, as in --bot NAME={what}")
+        named[name] = what
+    return named
 
 
 def _saved_bot(name: str) -> Chatbot:

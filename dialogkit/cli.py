@@ -23,6 +23,7 @@ from dialogkit.cli_diversity import diversity
 from dialogkit.cli_dress import dress
 from dialogkit.cli_evaluate import evaluate
 from dialogkit.cli_g2r import g2r, index
+from dialogkit.cli_serve import serve
 from dialogkit.demo import pairs_table
 from trainkit.terminal import error_console, output_console, plain_errors, quiet, safe, show_version, table
 
@@ -45,6 +46,7 @@ app.add_typer(index, name="index")
 app.add_typer(dress, name="dress")
 app.add_typer(diversity, name="diversity")
 app.command()(evaluate)
+app.command()(serve)
 
 MatcherName = Literal["dynamic", "static", "random", "gold"]
 PromptName = Literal["auto", "dialog", "chat", "utterances", "zero-shot"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -72,7 +71,7 @@ def evaluate(
 ) -> None:
     """Compare chatbots on the same contexts. Run it again to go on after a stop."""
     with plain_errors():
-        from dialogkit.bots import load_bot
+        from dialogkit.bots import load_bot, named_bots
         from dialogkit.evaluation import EvaluationConfig, compare, read_cases
 
         quiet()
@@ -80,7 +79,7 @@ def evaluate(
         words = _lines(unsafe) if unsafe is not None else []
         given = _clusters(clusters)
         styles = dict(map(_style, style or []))
-        named = _named(bot)
+        named = named_bots(bot)
         found = compare(
             {name: load_bot(what, retriever=retriever) for name, what in named.items()},
             cases,
@@ -99,19 +98,6 @@ def evaluate(
         )
         found.write(out, title=title)
         _print(found, out)
-
-
-def _named(bots: Sequence[str]) -> dict[str, str]:
-    """What each chatbot is called and where it comes from."""
-    named: dict[str, str] = {}
-    for given in bots:
-        name, equals, what = given.partition("=")
-        if not equals:
-            name, what = given.removeprefix("character:").rstrip("/").rpartition("/")[2], given
-        if name in named or not name:
-            raise ValueError(f"--bot {given}: give each chatbot a name of its own, as in --bot NAME={what}")
-        named[name] = what
-    return named
 
 
 def _clusters(name: str) -> SemanticClusters | Literal["references"] | None:

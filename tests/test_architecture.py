@@ -27,8 +27,8 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"pdp", "g2r", "exemplar", "diversity"}),
         frozenset({"bots"}),
         frozenset({"evaluation"}),
-        frozenset({"serve"}),
-        frozenset({"demo", "cli_diversity", "cli_dress", "cli_character", "cli_g2r", "cli_evaluate"}),
+        frozenset({"serving"}),
+        frozenset({"demo", "cli_diversity", "cli_dress", "cli_character", "cli_g2r", "cli_evaluate", "cli_serve"}),
         frozenset({"cli"}),
     ),
     "robustkit": (
@@ -36,6 +36,7 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"attacks"}),
         frozenset({"detection", "training", "interpret"}),
         frozenset({"evaluation"}),
+        frozenset({"cli_explain"}),
         frozenset({"cli"}),
     ),
 }

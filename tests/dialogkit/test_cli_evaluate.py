@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from dialogkit import bots
 from dialogkit.cli import app
-from dialogkit.cli_evaluate import _named
 
 from .evaluation.stubs import Parrot, some_cases
 
@@ -78,7 +77,7 @@ def test_empty_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_names() -> None:
-    assert _named(["runs/my-bot/", "character:captain", "b=lm:embedded"]) == {
+    assert bots.named_bots(["runs/my-bot/", "character:captain", "b=lm:embedded"]) == {
         "my-bot": "runs/my-bot/",
         "captain": "character:captain",
         "b": "lm:embedded",
