@@ -28,6 +28,7 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"bots"}),
         frozenset({"evaluation"}),
         frozenset({"serving"}),
+        frozenset({"web"}),
         frozenset({"demo", "cli_diversity", "cli_dress", "cli_character", "cli_g2r", "cli_evaluate", "cli_serve"}),
         frozenset({"cli"}),
     ),

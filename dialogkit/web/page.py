@@ -1,0 +1,438 @@
+"""The chat page, in Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from dialogkit.chat import MAX_MESSAGE, Chatbot, ChatSession, Reply
+from dialogkit.dialogues import USER, Turn
+from dialogkit.pdp.characters import MAX_NAME
+from dialogkit.pdp.files import CHARACTER_FILES
+from dialogkit.serving.engine import Answer, Engine
+
+from .cast import UPLOADED, Cast, Controls
+from .conversation import SHOWN, Conversation, friendly, read_upload
+from .evidence import NOTHING_YET, why_html
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["MAX_UPLOAD", "chat_page", "mount_chat"]
+
+MAX_UPLOAD = 16 * 2**20
+"""Most bytes of an uploaded character file."""
+
+_STYLE = Path(__file__).with_name("page.css")
+_MAX_WAITING = 256
+
+# Whatever Gradio's own scripts may try, the browser loads nothing from and sends nothing to another host.
+# Gradio compiles its templates in the browser, hence 'unsafe-eval'; no template of ours holds anyone's text.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'"
+)
+_HEAD = (
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    '<meta name="referrer" content="no-referrer">'
+    '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 16 16%22'
+    '%3E%3Cpath fill=%22%2314b8a6%22 d=%22M2 2h12v9H7l-3 3v-3H2z%22/%3E%3C/svg%3E">'
+)
+
+# The transcript never becomes a file on the server.
+_DOWNLOAD = """(text) => {
+  if (!text) return;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
+  link.download = "conversation.json";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}"""
+
+
+def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
+    """Adds the chat page to a server of chatbots, and sends visitors of its root there.
+
+    The page talks with the server's bots through its engine, so it shares its limits, and stands behind the
+    server's key.
+
+    Args:
+        app: What :func:`~dialogkit.serving.create_app` made.
+        path: Where the page stands.
+    """
+    from fastapi.responses import RedirectResponse
+
+    app.add_api_route("/", lambda: RedirectResponse(path), include_in_schema=False)
+    gr.mount_gradio_app(
+        app,
+        chat_page(app.state.bots, engine=app.state.engine),
+        path,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Default(
+            primary_hue="teal",
+            secondary_hue="teal",
+            neutral_hue="slate",
+            font=("system-ui", "sans-serif"),
+            font_mono=("ui-monospace", "monospace"),
+        ),
+        css_paths=_STYLE,
+        head=_HEAD,
+    )
+
+
+def chat_page(bots: Mapping[str, Chatbot], *, engine: Engine | None = None) -> gr.Blocks:
+    """The page, to be mounted by :func:`mount_chat`.
+
+    Every visitor has a conversation of their own. Messages and replies are shown as they are: neither HTML
+    nor Markdown in them means anything.
+
+    Args:
+        bots: Chatbots by key; the first one is met first. If one of them is a
+            :class:`~dialogkit.pdp.PDPChatbot`, visitors may also talk with a character of their own, played
+            by that bot's models.
+        engine: Runs the bots; None makes one.
+
+    Raises:
+        ValueError: There is no bot.
+    """
+    return _Page(Cast(bots), engine or Engine()).build()
+
+
+class _Page:
+    """The parts of the page and what happens when they are used."""
+
+    def __init__(self, cast: Cast, engine: Engine) -> None:
+        self.cast = cast
+        self.engine = engine
+
+    # Layout -------------------------------------------------------------------------------------------------
+
+    def build(self) -> gr.Blocks:
+        first = Conversation(self.cast.first)
+        controls = self.cast.controls(first.who)
+        with gr.Blocks(
+            title="dialogkit", fill_width=True, analytics_enabled=False, delete_cache=(600, 600)
+        ) as page:
+            self.conversation = gr.State(first)
+            with gr.Row(elem_id="dk-room"):
+                with gr.Column(scale=5, min_width=300, elem_id="dk-talk"):
+                    self.heading = _html(self._heading(first))
+                    self.chat = gr.Chatbot(
+                        label="Conversation",
+                        show_label=False,
+                        height="100%",
+                        elem_id="dk-chat",
+                        layout="bubble",
+                        render_markdown=False,
+                        allow_tags=False,
+                        allow_file_downloads=False,
+                        latex_delimiters=[],
+                        group_consecutive_messages=False,
+                        feedback_options=None,
+                        buttons=[],
+                        placeholder="Say hello.",
+                    )
+                    self.notice = _html("", elem_id="dk-notice")
+                    self.message = gr.Textbox(
+                        show_label=False,
+                        label="Message",
+                        placeholder="Your message",
+                        lines=1,
+                        max_lines=6,
+                        max_length=MAX_MESSAGE,
+                        autofocus=True,
+                        submit_btn=True,
+                        container=False,
+                        elem_id="dk-message",
+                    )
+                    with gr.Row(elem_id="dk-actions"):
+                        self.reset = gr.Button("New conversation", size="sm")
+                        self.save = gr.Button("Save as JSON", size="sm")
+                    self.saved = gr.Textbox(visible="hidden", label="Transcript")
+                with gr.Column(scale=3, min_width=300, elem_id="dk-side"):
+                    self.who = gr.Dropdown(
+                        self._choices(first),
+                        value=first.who,
+                        label="Talk with",
+                        filterable=False,
+                        elem_id="dk-who",
+                    )
+                    with gr.Accordion(
+                        "Your own character",
+                        open=False,
+                        visible=self.cast.takes_characters,
+                        elem_id="dk-own",
+                    ):
+                        _html(
+                            '<p class="dk-dim">A character card (V2 or V3, .json or .png), dialogkit\'s own '
+                            ".json, or lines as .tsv or .txt. It stays in this conversation.</p>"
+                        )
+                        self.name = gr.Textbox(
+                            label="Name",
+                            info="Only for .txt, and for a .tsv with several names",
+                            max_length=MAX_NAME,
+                        )
+                        self.file = gr.UploadButton(
+                            "Choose a file", file_types=[*CHARACTER_FILES], size="sm", elem_id="dk-file"
+                        )
+                    with gr.Accordion("Settings", open=False, elem_id="dk-settings"):
+                        self.matcher = gr.Radio(
+                            [*controls.matchers],
+                            value=controls.matcher,
+                            visible=bool(controls.matchers),
+                            label="Matcher",
+                            info="Which turns the character's lines are shown to answer",
+                        )
+                        self.temperature = gr.Slider(
+                            0,
+                            2,
+                            value=controls.temperature or 0,
+                            step=0.05,
+                            visible=controls.temperature is not None,
+                            label="Temperature",
+                            info="0 always takes the likeliest word",
+                        )
+                        self.fixed = _html(
+                            '<p class="dk-dim">Nothing can be changed about this one.</p>',
+                            visible=controls == Controls(),
+                        )
+                    with gr.Accordion("Why this reply", open=False, elem_id="dk-why") as self.panel:
+                        self.why = _html(NOTHING_YET)
+            self._connect()
+        page.queue(max_size=_MAX_WAITING, api_open=False, default_concurrency_limit=None)
+        return page
+
+    def _connect(self) -> None:
+        sending = self.message.submit(
+            self.send,
+            [self.message, self.matcher, self.temperature, self.conversation],
+            [self.conversation, self.chat, self.message, self.notice, self.why],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        # An error that nobody foresaw: Gradio says so, and the page goes back to what is known.
+        sending.failure(
+            self.shown, self.conversation, [self.chat, self.message], queue=False, api_visibility="private"
+        )
+        self.message.stop(
+            self.shown,
+            self.conversation,
+            [self.chat, self.message],
+            cancels=[sending],
+            queue=False,
+            api_visibility="private",
+        )
+        everything = [
+            self.conversation,
+            self.who,
+            self.heading,
+            self.chat,
+            self.message,
+            self.notice,
+            self.why,
+            self.matcher,
+            self.temperature,
+            self.fixed,
+        ]
+        self.who.input(
+            self.pick,
+            [self.who, self.conversation],
+            everything,
+            cancels=[sending],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        self.file.upload(
+            self.add,
+            [self.file, self.name, self.conversation],
+            [*everything, self.file],
+            cancels=[sending],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        self.reset.click(
+            self.forget,
+            self.conversation,
+            [self.conversation, self.chat, self.message, self.notice, self.why],
+            cancels=[sending],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        self.save.click(
+            self.export, self.conversation, self.saved, show_progress="hidden", api_visibility="private"
+        ).then(None, self.saved, None, js=_DOWNLOAD)
+        self.chat.select(
+            self.explain,
+            self.conversation,
+            [self.panel, self.why],
+            scroll_to_output=True,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+    # What happens -------------------------------------------------------------------------------------------
+
+    async def send(
+        self, text: str, matcher: str | None, temperature: float, conversation: Conversation
+    ) -> AsyncGenerator[dict[Any, Any], None]:
+        """A message is sent: the reply comes piece by piece."""
+        try:
+            asked = conversation.asked(text)
+            bot = self._bot(conversation, matcher, temperature)
+            yield {self.chat: _view(asked), self.message: _composer("", busy=True), self.notice: ""}
+            said, reply = "", None
+            async with aclosing(self._steps(bot, asked)) as steps:
+                async for step in steps:
+                    if isinstance(step, Answer):
+                        reply = step.reply
+                    else:
+                        said += step
+                        yield {self.chat: _view((*asked, Turn(bot.name, said)))}
+            if reply is None or not reply.text.strip():
+                raise ValueError(f"{bot.name} found no words; please try again")
+            conversation = conversation.answered(asked, bot.name, reply)
+            yield {
+                self.conversation: conversation,
+                self.chat: _view(conversation.turns),
+                self.message: _composer(),
+                self.why: _why(conversation, len(conversation.replies) - 1),
+            }
+        except SHOWN as error:
+            yield {
+                self.chat: _view(conversation.turns),
+                self.message: _composer(text),
+                self.notice: _alert(friendly(error)),
+            }
+
+    async def _steps(self, bot: Chatbot, asked: tuple[Turn, ...]) -> AsyncGenerator[str | Answer, None]:
+        try:
+            async with aclosing(self.engine.stream(bot, asked)) as steps:
+                async for step in steps:
+                    yield step
+        except NotImplementedError:
+            yield await self.engine.reply(bot, asked)
+
+    def shown(self, conversation: Conversation) -> dict[Any, Any]:
+        """What was said, and nothing that is on its way."""
+        return {self.chat: _view(conversation.turns), self.message: _composer()}
+
+    def pick(self, who: str, conversation: Conversation) -> dict[Any, Any]:
+        """Another bot is chosen: a new conversation."""
+        try:
+            return self._meet(conversation.anew(who))
+        except SHOWN as error:
+            return {self.who: gr.Dropdown(value=conversation.who), self.notice: _alert(friendly(error))}
+
+    def add(self, path: str, name: str, conversation: Conversation) -> dict[Any, Any]:
+        """A character file is uploaded: a new conversation with that character."""
+        file = Path(path)
+        try:
+            met = self._meet(conversation.anew(UPLOADED, read_upload(file, name)))
+        except SHOWN as error:
+            met = {self.notice: _alert(friendly(error))}
+        finally:
+            file.unlink(missing_ok=True)
+        return {**met, self.file: gr.UploadButton(value=None)}
+
+    def forget(self, conversation: Conversation) -> dict[Any, Any]:
+        """A new conversation with the same bot."""
+        return {
+            self.conversation: conversation.anew(),
+            self.chat: [],
+            self.message: _composer(""),
+            self.notice: "",
+            self.why: NOTHING_YET,
+        }
+
+    def export(self, conversation: Conversation) -> str:
+        """The conversation as JSON."""
+        return ChatSession(self._bot(conversation), history=conversation.turns).to_json()
+
+    def explain(self, conversation: Conversation, chosen: gr.SelectData) -> dict[Any, Any]:
+        """A message or its reply is clicked: where the reply comes from."""
+        place = chosen.index[0] if isinstance(chosen.index, list | tuple) else chosen.index
+        number = place // 2
+        known = 0 <= number < len(conversation.replies)
+        return {
+            self.panel: gr.Accordion(open=True),
+            self.why: _why(conversation, number) if known else NOTHING_YET,
+        }
+
+    def _meet(self, conversation: Conversation) -> dict[Any, Any]:
+        self._bot(conversation)
+        controls = self.cast.controls(conversation.who, conversation.character)
+        return {
+            **self.forget(conversation),
+            self.conversation: conversation,
+            self.who: gr.Dropdown(self._choices(conversation), value=conversation.who),
+            self.heading: self._heading(conversation),
+            self.matcher: gr.Radio(
+                [*controls.matchers], value=controls.matcher, visible=bool(controls.matchers)
+            ),
+            self.temperature: gr.Slider(
+                value=controls.temperature or 0, visible=controls.temperature is not None
+            ),
+            self.fixed: gr.HTML(visible=controls == Controls()),
+        }
+
+    def _bot(
+        self, conversation: Conversation, matcher: str | None = None, temperature: float | None = None
+    ) -> Chatbot:
+        return self.cast.bot(
+            conversation.who, conversation.character, matcher=matcher, temperature=temperature
+        )
+
+    def _choices(self, conversation: Conversation) -> list[tuple[str, str]]:
+        choices = [(name, key) for key, name in self.cast.names().items()]
+        if conversation.character is not None:
+            choices.append((f"{conversation.character.name} ({UPLOADED})", UPLOADED))
+        return choices
+
+    def _heading(self, conversation: Conversation) -> str:
+        bot = self._bot(conversation)
+        name = self.cast.names().get(conversation.who, bot.name)
+        about = getattr(getattr(bot, "character", None), "summary", "")
+        line = f"<p>{escape(about)}</p>" if about else ""
+        return f'<div class="dk-heading"><h1>{escape(name)}</h1>{line}</div>'
+
+
+# Pieces of the page -----------------------------------------------------------------------------------------
+
+
+def _view(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    """The turns as the chat window takes them."""
+    return [{"role": "user" if turn.speaker == USER else "assistant", "content": turn.text} for turn in turns]
+
+
+def _composer(text: str | None = None, *, busy: bool = False) -> Any:
+    """The line to write in, with a text or as it is; while a reply comes it has a button to stop it."""
+    changes: dict[str, Any] = {"submit_btn": not busy, "stop_btn": busy}
+    return gr.Textbox(**changes) if text is None else gr.Textbox(value=text, **changes)
+
+
+def _html(value: str, *, visible: bool = True, elem_id: str | None = None) -> gr.HTML:
+    """HTML without Gradio's styles for long texts."""
+    return gr.HTML(value, visible=visible, elem_id=elem_id, apply_default_css=False)
+
+
+def _alert(text: str) -> str:
+    return f'<p role="alert">{escape(text)}</p>'
+
+
+def _why(conversation: Conversation, number: int) -> str:
+    asked, answer = conversation.turns[2 * number], conversation.turns[2 * number + 1]
+    reply: Reply = conversation.replies[number]
+    return why_html(reply, answer.speaker, asked.text)
