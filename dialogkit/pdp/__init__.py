@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from .metrics import classify_responses, style_accuracy, style_prob
     from .prompts import ChatTemplatePrompt, DialogPrompt, PromptBuilder, UtterancesPrompt, ZeroShotPrompt
+    from .style import NgramStyleClassifier, StyleClassifier, StyleJudge
 
 __all__ = [
     "Blend",
@@ -36,12 +37,15 @@ __all__ = [
     "DynamicMatcher",
     "GoldMatcher",
     "Matcher",
+    "NgramStyleClassifier",
     "PDPChatbot",
     "PDPConfig",
     "PromptBuilder",
     "PseudoDialog",
     "RandomMatcher",
     "StaticMatcher",
+    "StyleClassifier",
+    "StyleJudge",
     "UtterancesPrompt",
     "ZeroShotPrompt",
     "classify_responses",
@@ -86,6 +90,9 @@ _HOMES = {
     "select_and_order": "dialogkit.pdp.matching",
     "static_scores": "dialogkit.pdp.matching",
     "style_accuracy": "dialogkit.pdp.metrics",
+    "NgramStyleClassifier": "dialogkit.pdp.style",
+    "StyleClassifier": "dialogkit.pdp.style",
+    "StyleJudge": "dialogkit.pdp.style",
     "embedded_config": "dialogkit.pdp.config",
     "style_prob": "dialogkit.pdp.metrics",
 }

@@ -9,17 +9,24 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline, make_union
 
 from dialogkit.embedded import character_names, character_path
 from dialogkit.generation import GenerationConfig
-from dialogkit.pdp import Character, PDPChatbot, PDPConfig, style_prob
+from dialogkit.pdp import Character, NgramStyleClassifier, PDPChatbot, PDPConfig, style_prob
+from dialogkit.pdp.style import split_lines
 
 from .corpus import load_corpus
 
-__all__ = ["METHODS", "Speaker", "StyleStudy", "copied", "load_speakers", "run_study", "train_classifier"]
+__all__ = [
+    "METHODS",
+    "Speaker",
+    "StyleStudy",
+    "copied",
+    "interval",
+    "load_speakers",
+    "run_study",
+    "train_classifier",
+]
 
 _EVALUATION = Path(__file__).parent.parent / "data" / "style_eval.json"
 _PLAY_SPEAKERS = ("FALSTAFF", "ROSALIND")
@@ -76,32 +83,18 @@ def questions(part: str) -> list[str]:
     return json.loads(_EVALUATION.read_text(encoding="utf-8"))[part]
 
 
-def train_classifier(speakers: Sequence[Speaker], *, seed: int = 0) -> tuple[object, float]:
+def train_classifier(speakers: Sequence[Speaker], *, seed: int = 0) -> tuple[NgramStyleClassifier, float]:
     """Logistic regression on word and character n-grams; returns it with its accuracy on unseen lines.
 
     Accuracy comes from a fit on three quarters of each speaker's lines; the classifier returned uses all.
     """
-
-    def fresh():
-        features = make_union(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"[\w']+|[^\w\s]"),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, lowercase=False),
-        )
-        return make_pipeline(features, LogisticRegression(C=30.0, class_weight="balanced", max_iter=2000))
-
-    train: list[tuple[str, str]] = []
-    test: list[tuple[str, str]] = []
-    for speaker in speakers:
-        lines = list(speaker.lines)
-        Random(f"{seed}-{speaker.id}").shuffle(lines)
-        quarter = len(lines) // 4
-        test += [(line, speaker.id) for line in lines[:quarter]]
-        train += [(line, speaker.id) for line in lines[quarter:]]
-    held = fresh().fit(*zip(*train, strict=True))
-    accuracy = float(
-        np.mean(held.predict([line for line, _ in test]) == np.array([label for _, label in test]))
-    )
-    return fresh().fit(*zip(*train + test, strict=True)), accuracy
+    lines = {speaker.id: speaker.lines for speaker in speakers}
+    train, test = split_lines(lines, 0.25, seed=seed)
+    held = NgramStyleClassifier(train)
+    right = [
+        held.probabilities(unseen).argmax(axis=1) == held.labels.index(name) for name, unseen in test.items()
+    ]
+    return NgramStyleClassifier(lines), float(np.concatenate(right).mean())
 
 
 def copied(reply: str, shown: Sequence[str], *, n: int = 5) -> bool:
@@ -130,7 +123,7 @@ class StyleStudy:
         """Mean, 95 % interval over resampled speakers and questions, seed spread, copy rate, by method."""
         rows = []
         for method, probs in self.probs.items():
-            low, high = _interval(probs, resamples, seed)
+            low, high = interval(probs, resamples, seed)
             mine = [row for row in self.replies if row["method"] == method]
             rows.append(
                 {
@@ -156,8 +149,8 @@ class StyleStudy:
         for method in [name for name in self.probs if name.startswith("PDP")]:
             for baseline in ("utterances only", "zero-shot"):
                 gap = self.probs[method] - self.probs[baseline]
-                low, high = _interval(gap, resamples, seed)
-                low_here, high_here = _interval(gap, resamples, seed, speakers_given=True)
+                low, high = interval(gap, resamples, seed)
+                low_here, high_here = interval(gap, resamples, seed, speakers_given=True)
                 rows.append(
                     {
                         "difference": f"{method} − {baseline}",
@@ -180,10 +173,13 @@ def _distinct(rows: Sequence[Mapping[str, object]], n: int) -> float:
     return len(set(grams)) / max(1, len(grams))
 
 
-def _interval(
+def interval(
     values: np.ndarray, resamples: int, seed: int, *, speakers_given: bool = False
 ) -> tuple[float, float]:
-    """Percentile bootstrap that resamples questions and, independently, speakers unless they are given."""
+    """Percentile bootstrap of the mean of ``[speakers, questions, seeds]``.
+
+    Questions are resampled and, independently, speakers unless they are given.
+    """
     rng = np.random.default_rng(seed)
     speakers, asked, _ = values.shape
     by_cell = values.mean(axis=2)
@@ -214,7 +210,7 @@ def run_study(
 ) -> StyleStudy:
     """Asks every speaker every question under every prompt; the same model, pool and seeds for all."""
     classifier, accuracy = train_classifier(speakers)
-    labels = list(classifier.classes_)
+    labels = classifier.labels
     probs = {name: np.zeros((len(speakers), len(asked), len(seeds))) for name in methods}
     rows: list[dict[str, object]] = []
     for method, setting in methods.items():
@@ -230,7 +226,7 @@ def run_study(
             )
             for r, seed in enumerate(seeds):
                 texts = [reply.text for reply in bot.reply_batch(list(asked), seed=seed)]
-                table = classifier.predict_proba(texts)
+                table = classifier.probabilities(texts)
                 probs[method][s, :, r] = [style_prob(row[None], labels.index(speaker.id)) for row in table]
                 rows += [
                     {
