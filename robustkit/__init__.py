@@ -1,4 +1,4 @@
-"""A classifier goes in; attacks, detectors and a report on how robust it is come out.
+"""A classifier goes in; attacks, detectors, explanations and a report on how robust it is come out.
 
 Nothing heavy is imported here: a name is looked up in its room when it is first used.
 """
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from robustkit.detection import guard as guard
     from robustkit.detection import make_scenario as make_scenario
     from robustkit.evaluation import evaluate_robustness as evaluate_robustness
+    from robustkit.interpret import Attribution as Attribution
+    from robustkit.interpret import explain as explain
 
 _HOME = {
     "AttackLog": "attacks",
     "AttackRecord": "attacks",
+    "Attribution": "interpret",
     "Detector": "detection",
     "Features": "classifiers",
     "ImageClassifier": "classifiers",
@@ -31,6 +34,7 @@ _HOME = {
     "TextDetector": "detection",
     "detection_report": "detection",
     "evaluate_robustness": "evaluation",
+    "explain": "interpret",
     "guard": "detection",
     "make_scenario": "detection",
 }
@@ -38,6 +42,7 @@ _HOME = {
 __all__ = [
     "AttackLog",
     "AttackRecord",
+    "Attribution",
     "Detector",
     "Features",
     "ImageClassifier",
@@ -46,6 +51,7 @@ __all__ = [
     "TextDetector",
     "detection_report",
     "evaluate_robustness",
+    "explain",
     "guard",
     "make_scenario",
 ]

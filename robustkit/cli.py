@@ -1,4 +1,4 @@
-"""The ``robustkit`` command: attack a classifier, fit and use detectors of attacks, report on robustness.
+"""The ``robustkit`` command: attack and explain a classifier, fit and use detectors, report on robustness.
 
 Model libraries are imported when a command needs them, so that ``robustkit --help`` answers at once.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from robustkit.cli_explain import explain
 from trainkit.terminal import plain_errors, quiet, show_version
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Robustness of text classifiers: attacks, detectors, reports.",
+    help="Robustness of classifiers: attacks, detectors, explanations, reports.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 detect = typer.Typer(help="Detectors of attacked texts.", no_args_is_help=True)
 app.add_typer(detect, name="detect")
+app.command()(explain)
 
 RecipeName = Literal["textfooler", "pwws", "bae", "textfooler_adjusted", "a2t", "deepwordbug"]
 
@@ -77,7 +79,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Robustness of text classifiers: attacks, detectors, reports."""
+    """Robustness of classifiers: attacks, detectors, explanations, reports."""
 
 
 @app.command()

@@ -100,6 +100,8 @@ class ImageClassifier(nn.Module):
         self.register_buffer("mean", center.float()[:, None, None], persistent=False)
         self.register_buffer("std", scale.float()[:, None, None], persistent=False)
         self._weights = WeightsDigest(self)
+        # In whatever mode its model is: it has none of its own.
+        self.training = model.training
 
     @classmethod
     def from_pretrained(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .noise import SmoothGrad as SmoothGrad
     from .paths import IntegratedGradients as IntegratedGradients
     from .pictures import heatmap_grid as heatmap_grid
+    from .pictures import html_grid as html_grid
 
 _HOME = {
     "METHODS": "explaining",
@@ -31,6 +32,7 @@ _HOME = {
     "SmoothGrad": "noise",
     "explain": "explaining",
     "heatmap_grid": "pictures",
+    "html_grid": "pictures",
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "SmoothGrad",
     "explain",
     "heatmap_grid",
+    "html_grid",
 ]
 
 

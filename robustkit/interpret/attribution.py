@@ -74,6 +74,19 @@ class Attribution:
         """How many inputs were explained."""
         return len(self.values)
 
+    def __getitem__(self, rows: slice) -> Attribution:
+        """The explanation of some of the inputs, such as ``attribution[2:5]``."""
+        return replace(
+            self,
+            values=self.values[rows],
+            target=self.target[rows],
+            output=self.output[rows],
+            inputs=self.inputs[rows],
+            delta=None if self.delta is None else self.delta[rows],
+            statistics={name: values[rows] for name, values in self.statistics.items()},
+            text=None if self.text is None else self.text[rows],
+        )
+
     def __repr__(self) -> str:
         return f"Attribution({self.method!r}, values {tuple(self.values.shape)})"
 
@@ -111,7 +124,7 @@ class Attribution:
         Raises:
             ValueError: An unknown ``reduce``.
         """
-        how = reduce or self._usual_reduce()
+        how = reduce or self.usual_reduce()
         if how not in ("sum", "abs_sum", "max_abs", "l2"):
             raise ValueError(f"reduce is {reduce!r}; expected sum, abs_sum, max_abs or l2")
         if self.values.ndim < 3:
@@ -128,7 +141,7 @@ class Attribution:
 
     def word_scores(self, reduce: Reduce | None = None) -> list[list[tuple[str, float]]]:
         """Words of each text with the number of all their pieces together, reduced as one; see `map`."""
-        how = reduce or self._usual_reduce()
+        how = reduce or self.usual_reduce()
         scores = self.map(how).cpu()
         return [
             [(word.text, _reduced(row[list(word.columns)], how, dim=0).item()) for word in words]
@@ -160,16 +173,17 @@ class Attribution:
         Raises:
             ValueError: The inputs are neither texts nor images.
         """
-        from .pictures import attribution_page
+        from .pictures import html_grid
 
-        write_bytes(path, attribution_page(self, reduce).encode("utf-8", "replace"))
+        html_grid(path, [self], reduce=reduce)
 
     def label(self, row: int) -> str:
         """Name of the explained class of one input."""
         number = int(self.target[row])
         return f"class {number}" if self.labels is None else self.labels[number]
 
-    def _usual_reduce(self) -> Reduce:
+    def usual_reduce(self) -> Reduce:
+        """What `map` does by default."""
         times_input = {
             "IntegratedGradients": True,
             "RectGrad": self.params.get("final") != "none",

@@ -21,7 +21,7 @@ from .attribution import Attribution, Reduce
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["attribution_page", "clipped", "heatmap_grid", "heatmap_png"]
+__all__ = ["articles", "clipped", "heatmap_grid", "heatmap_png", "html_grid", "page"]
 
 # Of middle lightness: text can be read on white and on near-black.
 _GREY = "#808890"
@@ -73,10 +73,7 @@ def heatmap_grid(
     Raises:
         ValueError: Nothing to draw, other images, or no images.
     """
-    if not attributions:
-        raise ValueError("attributions is empty")
-    if any(one.inputs.shape != attributions[0].inputs.shape for one in attributions):
-        raise ValueError("the attributions are of different images")
+    _check_same_inputs(attributions)
     write_bytes(path, heatmap_png(attributions, reduce=reduce, columns=1, rows=rows))
 
 
@@ -86,6 +83,7 @@ def heatmap_png(
     reduce: Reduce | None = None,
     columns: int = 4,
     rows: int | None = None,
+    legend: bool = True,
 ) -> bytes:
     """The PNG file of images beside their maps.
 
@@ -94,6 +92,7 @@ def heatmap_png(
         reduce: See `Attribution.map`.
         columns: Images in a row of the picture, each with all its maps.
         rows: How many images, from the first; None for all.
+        legend: Whether a bar below says what the colours mean.
 
     Returns:
         The file. The same attributions always give the same size.
@@ -117,7 +116,7 @@ def heatmap_png(
     height, width = first.inputs.shape[2:]
     tall = _SIDE * height / width
     step_x, step_y = group * (_SIDE + _GAP) + 2 * _GAP, tall + _HEAD
-    size = (across * step_x - _GAP, down * step_y + _FOOT)
+    size = (across * step_x - _GAP, down * step_y + (_FOOT if legend else 0))
     maps = [clipped(one.map(reduce)[:count].float().cpu()).numpy() for one in attributions]
     # Class names come from outside and hold no mathematics.
     with matplotlib.rc_context({"text.parse_math": False, "text.color": _GREY, "font.size": 8}):
@@ -136,9 +135,12 @@ def heatmap_png(
                 x = x0 + place * (_SIDE + _GAP)
                 axes = figure.add_axes((x / size[0], y0 / size[1], _SIDE / size[0], tall / size[1]))
                 axes.imshow(image, interpolation="nearest", aspect="auto")
-                axes.set_axis_off()
+                axes.set(xticks=[], yticks=[])
+                # Without a frame a map of few pixels has no edge on a white page.
+                axes.spines[:].set(color=_GREY, linewidth=0.4)
                 axes.set_title(title, fontsize=8, color=_GREY, pad=3)
-        _scale(figure, size)
+        if legend:
+            _scale(figure, size)
         file = io.BytesIO()
         figure.savefig(file, format="png", transparent=True, metadata={"Software": None})
     return file.getvalue()
@@ -199,59 +201,135 @@ _PAGE = """<!DOCTYPE html>
 content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>{title}</title><style>
 :root{{color-scheme:light dark}}
-body{{font:16px/1.9 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
+body{{font:16px/1.9 system-ui,sans-serif;max-width:{width}rem;margin:2rem auto;padding:0 1rem}}
 h1{{font-size:1.25rem;line-height:1.3;margin-bottom:.25rem}}
 .note,.frame{{color:GrayText}} .note{{font-size:.875rem;line-height:1.5;margin:0 0 1rem}}
 .frame{{font-size:.8em}} article{{border-top:1px solid rgba(128,136,144,.4);padding:.75rem 0}}
-article p{{margin:.25rem 0;overflow-wrap:anywhere}}
-.word{{padding:.1em .12em;border-radius:.2em}} img{{max-width:100%}}
+article p{{margin:.25rem 0;overflow-wrap:anywhere}} article .note{{margin:.5rem 0 0}}
+.word{{padding:.1em .12em;border-radius:.2em}} img{{max-width:100%;display:block}}
 .bar{{display:inline-block;width:8rem;height:.7em;border-radius:.2em;margin:0 .4em;background:linear-gradient(
-90deg,rgba({negative},.6),rgba({negative},0),rgba({positive},0),rgba({positive},.6))}}
+90deg,{colours})}}
 </style></head><body><h1>{title}</h1><p class="note">{note}</p>
 {body}
+<details class="note"><summary>Settings</summary>{settings}</details>
 </body></html>
 """
+_WORD_COLOURS = f"rgba({_NEGATIVE},.6),rgba({_NEGATIVE},0),rgba({_POSITIVE},0),rgba({_POSITIVE},.6)"
+_MAP_COLOURS = "#00f,#fff,#f00"
 
 
-def attribution_page(attribution: Attribution, reduce: Reduce | None = None) -> str:
-    """A page without scripts: texts with coloured words, or images with their maps.
+def html_grid(path: str | Path, attributions: Sequence[Attribution], *, reduce: Reduce | None = None) -> None:
+    """Write one page, without scripts and with all that it shows, of methods side by side.
+
+    Texts have a line for each method with coloured words, images a strip of maps. Each map has a scale of its
+    own.
 
     Args:
-        attribution: The attribution.
+        path: The HTML file; its folder must exist.
+        attributions: Of the same inputs.
         reduce: See `Attribution.map`.
 
     Raises:
-        ValueError: The inputs are neither texts nor images.
+        ValueError: Nothing to show, other inputs, or inputs that are neither texts nor images.
     """
-    settings = ", ".join(f"{name} {_setting(value)}" for name, value in attribution.params.items())
-    legend = 'against<span class="bar"></span>in favour of the class; pointing at a word shows its number. '
-    if attribution.text is None:
-        picture = b64encode(heatmap_png([attribution], reduce=reduce)).decode()
-        body, legend = f'<img alt="Images and their maps" src="data:image/png;base64,{picture}">', ""
-    else:
-        scores = attribution.word_scores(reduce)
-        body = "\n".join(_article(attribution, row, own) for row, own in enumerate(scores))
-    return _PAGE.format(
-        title=escape(_title(attribution)),
-        note=f"{legend}Each {'text' if legend else 'map'} has a scale of its own. {escape(settings)}",
-        body=body,
-        positive=_POSITIVE,
-        negative=_NEGATIVE,
+    write_bytes(path, page(attributions, articles(attributions, reduce=reduce)).encode("utf-8", "replace"))
+
+
+def articles(
+    attributions: Sequence[Attribution],
+    *,
+    reduce: Reduce | None = None,
+    names: Sequence[str] | None = None,
+) -> list[str]:
+    """The parts of a page: an HTML element for each input.
+
+    Args:
+        attributions: Of the same inputs.
+        reduce: See `Attribution.map`.
+        names: What inputs are called, such as their files; None for no names.
+
+    Raises:
+        ValueError: See `html_grid`.
+    """
+    _check_same_inputs(attributions)
+    first = attributions[0]
+    headings = [""] * len(first) if names is None else [f"<strong>{escape(name)}</strong> " for name in names]
+    if first.text is None:
+        return [_strip(attributions, row, headings[row], reduce) for row in range(len(first))]
+    scores = [one.word_scores(reduce) for one in attributions]
+    return [
+        f"<article>{f'<p>{headings[row]}</p>' if headings[row] else ''}"
+        + "".join(
+            _line(one, row, own[row], reduce or one.usual_reduce(), len(attributions))
+            for one, own in zip(attributions, scores, strict=True)
+        )
+        + "</article>"
+        for row in range(len(first))
+    ]
+
+
+def page(attributions: Sequence[Attribution], parts: Sequence[str]) -> str:
+    """A page of what `articles` gives.
+
+    Args:
+        attributions: One of each method, for title and settings.
+        parts: Elements, also of further inputs that were explained in the same way.
+    """
+    texts = attributions[0].text is not None
+    titles = [_title(one) for one in attributions]
+    settings = "".join(
+        f"<p>{escape(title)}: "
+        f"{escape(', '.join(f'{name} {_setting(value)}' for name, value in one.params.items()))}</p>"
+        for title, one in zip(titles, attributions, strict=True)
     )
+    hint = "; pointing at a word shows its number. Each line" if texts else ". Each map"
+    return _PAGE.format(
+        title=escape(titles[0] if len(titles) == 1 else f"{len(titles)} attribution methods"),
+        note=f'against<span class="bar"></span>in favour of the class{hint} has a scale of its own.',
+        body="\n".join(parts),
+        settings=settings,
+        width=60 if texts else 100,
+        colours=_WORD_COLOURS if texts else _MAP_COLOURS,
+    )
+
+
+def _check_same_inputs(attributions: Sequence[Attribution]) -> None:
+    if not attributions:
+        raise ValueError("attributions is empty")
+    first = attributions[0]
+    for one in attributions[1:]:
+        texts = None if one.text is None else one.text.texts, None if first.text is None else first.text.texts
+        if one.inputs.shape != first.inputs.shape or texts[0] != texts[1]:
+            raise ValueError("the attributions are of different inputs")
 
 
 def _setting(value: object) -> str:
     return f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)
 
 
-def _article(attribution: Attribution, row: int, scores: Sequence[tuple[str, float]]) -> str:
+def _strip(attributions: Sequence[Attribution], row: int, heading: str, reduce: Reduce | None) -> str:
+    own = [one[row : row + 1] for one in attributions]
+    picture = b64encode(heatmap_png(own, reduce=reduce, legend=False)).decode()
+    shown = escape(f"{own[0].label(0)}: {float(own[0].output[0]):.3f}")
+    titles = escape(", ".join(_title(one) for one in own))
+    return (
+        f'<article><p class="note">{heading}{shown}</p>'
+        f'<img alt="The image and its maps: {titles}" src="data:image/png;base64,{picture}"></article>'
+    )
+
+
+def _line(
+    attribution: Attribution, row: int, scores: Sequence[tuple[str, float]], reduce: Reduce, methods: int
+) -> str:
     assert attribution.text is not None
     text = attribution.text.texts[row]
     sides = text if isinstance(text, tuple) else (text,)
     most = max((abs(score) for _, score in scores), default=0.0) or 1.0
     words = attribution.text.words[row]
     gap = "" if attribution.delta is None else f", completeness gap {float(attribution.delta[row]):+.2g}"
-    shown = f"{attribution.label(row)}: {float(attribution.output[row]):.3f}{gap}"
+    method = f"{_title(attribution)}, " if methods > 1 else ""
+    unsigned = "" if reduce == "sum" else ", sizes without sign"
+    shown = f"{method}{attribution.label(row)}: {float(attribution.output[row]):.3f}{gap}{unsigned}"
     lines = []
     for number, side in enumerate(sides):
         parts, end = [], 0
@@ -267,7 +345,7 @@ def _article(attribution: Attribution, row: int, scores: Sequence[tuple[str, flo
         known = all(word.start is not None for word in words)
         parts.append(f'<span class="frame">{escape(side[end:])}</span>' if known else "")
         lines.append(f"<p>{''.join(parts)}</p>")
-    return f'<article><p class="note">{escape(shown)}</p>{"".join(lines)}</article>'
+    return f'<p class="note">{escape(shown)}</p>{"".join(lines)}'
 
 
 def _span(text: str, score: float, most: float) -> str:

@@ -50,6 +50,12 @@ class TokenizedTexts:
     special: Tensor
     words: tuple[tuple[Word, ...], ...]
 
+    def __getitem__(self, rows: slice) -> TokenizedTexts:
+        """Some of the texts; T stays."""
+        return TokenizedTexts(
+            self.texts[rows], self.tokens[rows], self.mask[rows], self.special[rows], self.words[rows]
+        )
+
 
 def tokenized(
     classifier: TextClassifier,
