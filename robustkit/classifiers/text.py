@@ -654,18 +654,42 @@ class TextClassifier:
         if token_type_ids is not None:
             batch["token_type_ids"] = token_type_ids
 
+        with self.changing_embeddings(lambda _: embeddings, input_ids, token_type_ids), self._undisturbed():
+            logits: Tensor = self.model(**batch).logits
+        return logits
+
+    @contextmanager
+    def changing_embeddings(
+        self, change: Callable[[Tensor], Tensor], input_ids: Tensor, token_type_ids: Tensor | None = None
+    ) -> Iterator[None]:
+        """While it lasts the model reads other input embeddings than those of its tokens.
+
+        Call the model as ever, with ids, mask and types: positions and the head then follow from the ids,
+        which ``inputs_embeds`` would hide from them (RoBERTa counts positions from padding, other heads look
+        for the last token).
+
+        Args:
+            change: What the model embeds, ``(n, T, d)`` with gradients, to what it shall read instead. An
+                encoder and a decoder over the same text ask it once each.
+            input_ids: ``(n, T)``, those that the model will get.
+            token_type_ids: ``(n, T)``, where the model gets them.
+
+        Raises:
+            ValueError: In the model's pass: it embeds other tokens than these.
+        """
+
         def replace(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             ids, length = arguments[0], input_ids.shape[1]
             if torch.equal(ids[:, :length], input_ids):  # Longformer pads to whole windows.
-                return torch.cat([embeddings, output[:, length:]], dim=1)
+                return torch.cat([change(output[:, :length]), output[:, length:]], dim=1)
             if token_type_ids is not None and torch.equal(
                 ids, token_type_ids
             ):  # XLM has no others for types.
                 return output
             if torch.equal(ids, input_ids.T):  # XLNet's axes are swapped.
-                return embeddings.transpose(0, 1)
+                return change(output.transpose(0, 1)).transpose(0, 1)
             if torch.equal(ids[:, 1:], input_ids[:, :-1]):  # A decoder's input begins with another token.
-                return torch.cat([output[:, :1], embeddings[:, :-1]], dim=1)
+                return torch.cat([output[:, :1], change(output.roll(-1, dims=1))[:, :-1]], dim=1)
             raise ValueError(f"{type(self.model).__name__} does not embed the tokens that it is given")
 
         # Encoder and decoder may have modules of their own around the same weights.
@@ -676,12 +700,10 @@ class TextClassifier:
             if isinstance(module, nn.Embedding) and module.weight is weight
         ]
         try:
-            with self._undisturbed():
-                logits: Tensor = self.model(**batch).logits
+            yield
         finally:
             for handle in handles:
                 handle.remove()
-        return logits
 
     def token_gradients(self, texts: Sequence[Text], labels: Sequence[int]) -> list[TokenGradients]:
         """Gradients of the cross-entropy by the input embeddings of each text's tokens.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bank import PerturbationBank as PerturbationBank
+    from .bank import TextBank as TextBank
     from .game import Cost as Cost
     from .game import Game as Game
     from .keeping import Averaged as Averaged
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .sihg import SIHG as SIHG
     from .sihg import SIHGFull as SIHGFull
     from .sihg import SIHGTable as SIHGTable
+    from .texts import FreeLB as FreeLB
+    from .texts import OnTexts as OnTexts
+    from .texts import TextGame as TextGame
     from .trades import MART as MART
     from .trades import TRADES as TRADES
     from .views import FlipCrop as FlipCrop
@@ -37,15 +41,19 @@ _HOMES = {
     "Cost": "game",
     "DynamicTraining": "methods",
     "FlipCrop": "views",
+    "FreeLB": "texts",
     "FreeTraining": "methods",
     "Game": "game",
     "Natural": "methods",
+    "OnTexts": "texts",
     "OverfittingWatch": "keeping",
     "PGDTraining": "methods",
     "PerturbationBank": "bank",
     "RobustMethod": "methods",
     "SIHGFull": "sihg",
     "SIHGTable": "sihg",
+    "TextBank": "bank",
+    "TextGame": "texts",
     "Views": "views",
 }
 
@@ -59,15 +67,19 @@ __all__ = [
     "Cost",
     "DynamicTraining",
     "FlipCrop",
+    "FreeLB",
     "FreeTraining",
     "Game",
     "Natural",
+    "OnTexts",
     "OverfittingWatch",
     "PGDTraining",
     "PerturbationBank",
     "RobustMethod",
     "SIHGFull",
     "SIHGTable",
+    "TextBank",
+    "TextGame",
     "Views",
 ]
 

@@ -151,9 +151,8 @@ class Game:
             objective: What is raised; by default the loss of the labels.
         """
         delta = delta.detach().requires_grad_()
-        inputs = self.inputs if rows is None else self.inputs[rows]
         with dual_mode(self.bare, self.mode), torch.enable_grad():
-            logits = self._checked_logits(self.bare(inputs + delta))
+            logits = self._checked_logits(self._pass(self.bare, delta, rows))
             losses = (objective or self._label_losses)(logits, rows)
             (gradient,) = torch.autograd.grad(losses.sum(), delta)
         self.count(forwards=len(delta), input_backwards=len(delta))
@@ -179,13 +178,19 @@ class Game:
             delta = self.move(delta, self.gradient(delta, objective=objective), alpha)
         return delta
 
+    def clean_logits(self) -> Tensor:
+        """Logits ``(n, C)`` without perturbation and without gradients, in the mode of perturbations."""
+        with torch.no_grad(), dual_mode(self.bare, self.mode):
+            logits = self._checked_logits(self._pass(self.bare, None, None))
+        self.count(forwards=len(logits))
+        return logits
+
     # The weights' moves
 
     def losses(self, delta: Tensor | None) -> tuple[Tensor, Tensor]:
         """Losses ``(n,)`` and logits ``(n, C)`` with gradients for the weights, in the model's own mode."""
-        inputs = self.inputs if delta is None else self.inputs + delta
-        logits = self._checked_logits(self.model(inputs))
-        self.count(forwards=len(inputs))
+        logits = self._checked_logits(self._pass(self.model, delta, None))
+        self.count(forwards=len(self.inputs))
         return self._label_losses(logits, None), logits
 
     def clean_and_perturbed(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,16 +200,16 @@ class Game:
         norm would find its statistics overwritten. The backward pass goes through two graphs and counts so.
         """
         _, perturbed = self.losses(delta)
-        clean = self._checked_logits(self.bare(self.inputs))
+        clean = self._checked_logits(self._pass(self.bare, None, None))
         self.count(forwards=len(delta), full_backwards=len(delta))
         return self._label_losses(clean, None), perturbed, clean
 
     def single(self, delta: Tensor, row: slice) -> tuple[Tensor, Tensor]:
         """As `losses` for one sample, in the mode of perturbations and without talk between processes."""
-        with dual_mode(self.bare, self.mode):
-            logits = self._checked_logits(self.bare(self.inputs[row] + delta[row]))
-        self.count(forwards=1)
         rows = torch.arange(row.start, row.stop, device=self.labels.device)
+        with dual_mode(self.bare, self.mode):
+            logits = self._checked_logits(self._pass(self.bare, delta[rows], rows))
+        self.count(forwards=1)
         return self._label_losses(logits, rows), logits
 
     def backward(self, losses: Tensor) -> None:
@@ -216,6 +221,16 @@ class Game:
         """Backward, then the optimizer's step."""
         self.backward(losses)
         self.context.optimizer_step()
+
+    # Perturbations that outlive the batch
+
+    def packed(self, delta: Tensor) -> Tensor:
+        """Perturbations ``(n, ...)`` of the originals as a bank keeps them."""
+        return delta
+
+    def unpacked(self, kept: Tensor) -> Tensor:
+        """Perturbations of the originals from what a bank has kept."""
+        return kept.to(self.originals)
 
     # What is told
 
@@ -232,6 +247,11 @@ class Game:
             self.cost.forwards += forwards
             self.cost.input_backwards += input_backwards
             self.cost.full_backwards += full_backwards
+
+    def _pass(self, model: nn.Module, delta: Tensor | None, rows: Tensor | None) -> Any:
+        """What the model says of some rows (None for all) with their perturbation (None for none)."""
+        inputs = self.inputs if rows is None else self.inputs[rows]
+        return model(inputs if delta is None else inputs + delta)
 
     def _label_losses(self, logits: Tensor, rows: Tensor | None) -> Tensor:
         labels = self.labels if rows is None else self.labels[rows]

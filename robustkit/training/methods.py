@@ -172,7 +172,7 @@ class PGDTraining(RobustMethod):
     def start(self, game: Game, context: StepContext) -> Tensor:
         """Where perturbations start."""
         if self.random_start:
-            return self.threat.random(game.inputs, context.generator)
+            return game.threat.random(game.inputs, context.generator)
         return torch.zeros_like(game.inputs)
 
     def climb(self, game: Game, delta: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ class DynamicTraining(PGDTraining):
         for taken in range(self.steps):
             gradient = game.gradient(delta[rows], rows)
             if taken:
-                gap = self.threat.take(rows).fosc(delta[rows], gradient, game.inputs[rows])
+                gap = game.threat.take(rows).fosc(delta[rows], gradient, game.inputs[rows])
                 going = gap > threshold
                 rows, gradient = rows[going], gradient[going]
             if len(rows) == 0:
@@ -311,7 +311,7 @@ class FreeTraining(RobustMethod):
 
     def play(self, game: Game, context: StepContext) -> Loss:
         """Both players move along the gradients of the same pass."""
-        delta = self.threat.project(carried_over(self.carried, game.inputs), game.inputs)
+        delta = game.threat.project(carried_over(self.carried, game.inputs), game.inputs)
         for _ in range(self.replays):
             delta = delta.detach().requires_grad_()
             losses, logits = game.losses(delta)
@@ -378,7 +378,7 @@ class YOPO(RobustMethod):
         layer = self.layer(game.bare)
         delta = torch.zeros_like(game.inputs)
         if self.random_start:
-            delta = self.threat.random(game.inputs, context.generator)
+            delta = game.threat.random(game.inputs, context.generator)
         for turn in range(self.rounds):
             last = turn == self.rounds - 1
             with nullcontext() if last else context.without_communication(), _watched(layer) as outputs:
@@ -455,9 +455,18 @@ def _until(layer: nn.Module, model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def carried_over(carried: Tensor | None, inputs: Tensor) -> Tensor:
-    """The perturbation of the last batch for the rows of this one; 0 for rows that it did not have."""
+    """The perturbation of the last batch for the rows of this one; 0 for rows that it did not have.
+
+    Raises:
+        ValueError: Inputs have another shape than those of the last batch.
+    """
     delta = torch.zeros_like(inputs)
     if carried is not None:
+        if carried.shape[1:] != inputs.shape[1:]:
+            raise ValueError(
+                f"perturbations {tuple(carried.shape[1:])} cannot be carried over to inputs "
+                f"{tuple(inputs.shape[1:])}; take a method with a bank, or one that starts anew"
+            )
         rows = min(len(carried), len(inputs))
         delta[:rows] = carried[:rows].to(delta)
     return delta

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustkit.attacks.gradient.sets import PerturbationSet
 from trainkit.objectives import Loss, StepContext
 
-from .bank import PerturbationBank
+from .bank import PerturbationBank, TextBank
 from .game import DualMode, Game
 from .methods import RobustMethod, at_least, carried_over, positive
 from .minimax import extrapolated
@@ -76,7 +76,7 @@ class SIHG(RobustMethod):
     def __init__(
         self,
         threat: PerturbationSet,
-        bank: PerturbationBank | None = None,
+        bank: PerturbationBank | TextBank | None = None,
         *,
         init: Literal["bank", "random", "carry", "zero"] = "bank",
         order: Literal["gs", "fused"] = "gs",
@@ -117,9 +117,9 @@ class SIHG(RobustMethod):
     def play(self, game: Game, context: StepContext) -> Loss:
         """Fetches the batch's perturbations, moves them and the weights, and keeps them."""
         self._start_epoch(context.epoch)
-        kept = self._kept(game.originals, context)
+        kept = self._kept(game, context)
         seen = kept if game.views is None else game.views.see(kept)
-        delta = self.threat.project(seen, game.inputs)
+        delta = game.threat.project(seen, game.inputs)
         if self.reset:
             self.before = None
         move = self._gauss_seidel if self.order == "gs" else self._fused
@@ -132,7 +132,7 @@ class SIHG(RobustMethod):
         for _ in range(self.replays):
             for _ in range(self.ascent):
                 gradient = game.gradient(delta)
-                gap = self.threat.fosc(delta, gradient, game.inputs)
+                gap = game.threat.fosc(delta, gradient, game.inputs)
                 delta = self._ascend(game, delta, gradient, gap)
             losses, logits = game.losses(delta)
             game.backward(losses)
@@ -149,7 +149,7 @@ class SIHG(RobustMethod):
             assert gradient is not None
             direction = gradient if earlier is None else extrapolated(gradient, earlier, self.eta)
             earlier = gradient
-            gap = self.threat.fosc(delta.detach(), gradient, game.inputs)
+            gap = game.threat.fosc(delta.detach(), gradient, game.inputs)
             delta = self._ascend(game, delta, direction, gap)
             self._descend(game)
         return delta, game.report(losses, logits, {"fosc": (gap.sum(), len(gap))})
@@ -175,23 +175,25 @@ class SIHG(RobustMethod):
                 self.bank.forget()
             self._epoch = epoch
 
-    def _kept(self, originals: Tensor, context: StepContext) -> Tensor:
+    def _kept(self, game: Game, context: StepContext) -> Tensor:
         """Perturbations of the batch's originals, in their own coordinates."""
+        originals = game.originals
         if self.bank is not None:
-            delta = self.bank.get(context.example_ids).to(originals)
+            delta = game.unpacked(self.bank.get(context.example_ids))
             new = ~self.bank.seen[context.example_ids].to(originals.device)
             if new.any():
-                start = self.threat.random(originals, context.generator)
+                start = game.threat.random(originals, context.generator)
                 delta[new] = start[new]
             return delta
         if self.init == "random":
-            return self.threat.random(originals, context.generator)
+            return game.threat.random(originals, context.generator)
         return carried_over(self.carried if self.init == "carry" else None, originals)
 
     def _keep(self, kept: Tensor, delta: Tensor, game: Game, context: StepContext) -> None:
         if self.bank is not None:
             whole = delta if game.views is None else game.views.put_back(kept, delta)
-            self.bank.put(*context.exchange(self.threat.project(whole.detach(), game.originals)))
+            whole = game.threat.project(whole.detach(), game.originals)
+            self.bank.put(*context.exchange(game.packed(whole)))
         elif self.init == "carry" and context.real:
             self.carried = delta.detach()
 
@@ -244,11 +246,11 @@ class _Theory(RobustMethod):
         delta = self.delta[context.example_ids]
         if self.random_start and not self.seen[context.example_ids].all():
             new = ~self.seen[context.example_ids]
-            delta[new] = self.threat.random(game.inputs, context.generator)[new]
+            delta[new] = game.threat.random(game.inputs, context.generator)[new]
         return delta
 
     def _ascend(self, game: Game, delta: Tensor) -> Tensor:
-        return self.threat.project(delta + self.s * game.gradient(delta), game.inputs)
+        return game.threat.project(delta + self.s * game.gradient(delta), game.inputs)
 
     def _keep(self, delta: Tensor, context: StepContext) -> Tensor:
         """Stores perturbations everywhere; returns the ids of the whole global batch."""

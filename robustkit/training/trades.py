@@ -14,7 +14,7 @@ from torch.nn import functional
 from robustkit.attacks.gradient.sets import PerturbationSet
 from trainkit.objectives import Loss, StepContext
 
-from .game import DualMode, Game, dual_mode, logits_of
+from .game import DualMode, Game
 from .methods import PGDTraining, RobustMethod, at_least, positive
 from .views import FlipCrop
 
@@ -89,15 +89,13 @@ class TRADES(RobustMethod):
 
     def play(self, game: Game, context: StepContext) -> Loss:
         """Raise the divergence, then lower the sum."""
-        with torch.no_grad(), dual_mode(game.bare, game.mode):
-            clean = logits_of(game.bare(game.inputs))
-        game.count(forwards=len(clean))
+        clean = game.clean_logits()
 
         def apart(logits: Tensor, rows: Tensor | None) -> Tensor:
             return divergence(clean, logits)
 
         noise = torch.randn(game.inputs.shape, generator=context.generator).to(game.inputs)
-        delta = game.climb(self.threat.project(0.001 * noise, game.inputs), self.steps, self.alpha, apart)
+        delta = game.climb(game.threat.project(0.001 * noise, game.inputs), self.steps, self.alpha, apart)
         losses, perturbed, logits = game.clean_and_perturbed(delta)
         losses = losses + self.beta * divergence(logits, perturbed)
         game.descend(losses)

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", [*sorted(CASES), "texts"])
 def test_two_processes_equal_one(name: str, folder: Path, tmp_path: Path) -> None:
     """Section 12: within rounding, with uneven batches and a process without examples."""
     first, second = (json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in (0, 1))

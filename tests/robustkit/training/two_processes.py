@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from robustkit.attacks.gradient import EmbeddingBall
+from robustkit.classifiers import TextClassifier
 from robustkit.training import (
     SIHG,
     TRADES,
@@ -17,11 +19,14 @@ from robustkit.training import (
     Averaged,
     DynamicTraining,
     FreeTraining,
+    OnTexts,
     PerturbationBank,
     PGDTraining,
     SIHGFull,
     SIHGTable,
+    TextBank,
 )
+from tests.robustkit.tiny import tiny_classifier, toy_sentiment
 from tests.robustkit.training.toys import EPSILON, SHAPE, THREAT, Images, network, train, weights
 
 COUNT = 17
@@ -57,8 +62,33 @@ CASES: dict[str, tuple[Callable[[Path], Any], int, dict[str, Any]]] = {
 }
 
 
+def run_texts() -> dict[str, Any]:
+    """SI-HG on texts of many lengths, so that the processes pad differently."""
+    texts, labels = toy_sentiment(COUNT)
+    data = [(" ".join(text.split()[: 3 + row]), labels[row]) for row, text in enumerate(texts)]
+    model, tokenizer = tiny_classifier()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    found = TextClassifier(model.double(), tokenizer)  # type: ignore[no-untyped-call]
+    texts_bank = TextBank(COUNT, dtype="float32")
+    texts_bank.put(torch.arange(COUNT), torch.zeros(COUNT, 0, 32))
+    method = OnTexts(SIHG(EmbeddingBall(0.3), texts_bank), found)
+    _, result = train(method, model, data, max_steps=4)
+    lines = [{key: line[key] for key in ("loss", "accuracy", "cost")} for line in result.history]
+    beside = torch.cat([texts_bank.get(torch.tensor([row]))[0].flatten() for row in range(COUNT)])
+    return {
+        "processes": result.num_processes,
+        "weights": weights(model).tolist(),
+        "lines": lines,
+        "beside": [beside.tolist()],
+    }
+
+
 def run(name: str, folder: Path) -> dict[str, Any]:
     """Trains one case; weights, history and what lives beside the data."""
+    if name == "texts":
+        return run_texts()
     make, count, settings = CASES[name]
     method = make(folder)
     model, result = train(method, network(), Images(count), max_steps=7, **settings)
@@ -81,7 +111,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Every case, then TRADES with batch norm, whose statistics are each process's own."""
-    for name in CASES:
+    for name in (*CASES, "texts"):
         found = run(name, folder)
         rank = torch.distributed.get_rank()
         (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
