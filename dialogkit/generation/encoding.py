@@ -7,6 +7,7 @@ it. The template is rendered with a mark in place of every message, and the mess
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
@@ -50,6 +51,8 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self._name = name
         self._parse = parse_special_tokens
+        # Whether control tokens are parsed is a state of the tokenizer: not two threads at a time.
+        self._lock = threading.Lock()
         self._controls = _control_ids(tokenizer)
         self._before, self._after = _special_frame(tokenizer)
         if not closed:
@@ -121,9 +124,11 @@ class PromptEncoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out, white space as it is."""
-        return str(
-            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        with self._lock:
+            text = self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        return str(text)
 
     def _messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         checked = _checked_messages(messages)
@@ -181,15 +186,16 @@ class PromptEncoder:
 
     def _tokens(self, text: str, *, parse: bool) -> list[int]:
         """Token ids as the tokenizer makes them; only those it declares special are surely not parsed."""
-        encoding = self.tokenizer(
-            text,
-            add_special_tokens=False,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            split_special_tokens=not parse,
-            verbose=False,
-        )
+        with self._lock:
+            encoding = self.tokenizer(
+                text,
+                add_special_tokens=False,
+                padding=False,
+                truncation=False,
+                return_attention_mask=False,
+                split_special_tokens=not parse,
+                verbose=False,
+            )
         return list(encoding["input_ids"])
 
     def _parsed(self, text: str) -> list[int]:

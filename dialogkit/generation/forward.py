@@ -13,9 +13,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
+from dialogkit.generation.reuse import (
+    KeptPrompts,
+    States,
+    common_beginning,
+    filled_cache,
+    longest_kept,
+    states_of,
+)
 from dialogkit.generation.sampling import token_logprobs
 
 __all__ = ["Batch", "Forward"]
+
+# Fewer tokens are read about as fast as their keys and values are put in place.
+_WORTH_REUSING = 16
 
 
 @dataclass
@@ -55,12 +66,18 @@ class Forward:
     Args:
         model: The model.
         tokenizer: Its tokenizer, for the ids that the model's configuration does not name.
+        kept_bytes: Most bytes of keys and values that are kept for prompts that begin alike, 0 for none.
+
+    Attributes:
+        kept: Those keys and values; None if none are to be kept, or the model's cannot be used again.
 
     Raises:
         ValueError: If the model has no key-value cache, or has a decoder but no token to start it with.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kept_bytes: int = 0
+    ) -> None:
         parameters = inspect.signature(model.forward).parameters
         if "past_key_values" not in parameters:
             raise ValueError(
@@ -75,6 +92,8 @@ class Forward:
         named = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), 0)
         self._pad_id = next(value for value in named if value is not None)
         self.prefix = _decoder_prefix(model, tokenizer) if self.is_encoder_decoder else []
+        self._longest_kept = longest_kept(model) if kept_bytes else 0
+        self.kept = KeptPrompts(kept_bytes) if self._longest_kept else None
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +107,7 @@ class Forward:
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[Sequence[int]]) -> Batch:
-        """Run prompts through the model, each once.
+        """Run prompts through the model, each once; what they begin with is not read again if it is kept.
 
         Args:
             prompts: Token ids, at least one for each prompt.
@@ -107,9 +126,49 @@ class Forward:
         else:
             # A pad token does not stand in the text, so no penalty may fall on it.
             first = torch.tensor([[prompt[0]] for prompt in prompts], device=self.device)
-            batch = Batch(torch.where(mask.bool(), ids, first), mask, None, None, nothing)
-            self.advance(batch, ids)
+            known = self._known(prompts)
+            columns, cache = self._reused(prompts, known)
+            batch = Batch(torch.where(mask.bool(), ids, first), mask, None, cache, nothing)
+            self.advance(batch, ids[:, columns:])
+            self._keep(prompts, known, batch)
         return batch
+
+    def _known(self, prompts: Sequence[Sequence[int]]) -> list[tuple[int, States]]:
+        """For each prompt how many tokens of its beginning are kept, and the states of these or more."""
+        if self.kept is None:
+            return [(0, [])] * len(prompts)
+        self.kept.belong_to(self.model)
+        known = [self.kept.longest(prompt) for prompt in prompts]
+        shared = common_beginning(prompts)
+        unread = shared - min(tokens for tokens, _ in known)
+        if len(prompts) > 1 and unread >= _WORTH_REUSING and shared <= self._longest_kept:
+            self.read([prompts[0][:shared]])  # by a batch of one, for all rows
+            known = [self.kept.longest(prompt) for prompt in prompts]
+        return known
+
+    def _reused(
+        self, prompts: Sequence[Sequence[int]], known: Sequence[tuple[int, States]]
+    ) -> tuple[int, Any]:
+        """How many columns of the left-padded prompts need not be read, and a cache that holds them."""
+        lengths = list(map(len, prompts))
+        # The last token is always read, for its logits.
+        unread = max(max(1, length - tokens) for length, (tokens, _) in zip(lengths, known, strict=True))
+        columns = max(lengths) - unread
+        if columns < _WORTH_REUSING:
+            return 0, None
+        rows = [(max(0, length - unread), states) for length, (_, states) in zip(lengths, known, strict=True)]
+        return columns, filled_cache(self.model, rows, columns)
+
+    def _keep(
+        self, prompts: Sequence[Sequence[int]], known: Sequence[tuple[int, States]], batch: Batch
+    ) -> None:
+        if self.kept is None:
+            return
+        for row, (prompt, (tokens, _)) in enumerate(zip(prompts, known, strict=True)):
+            if tokens < len(prompt):
+                states = states_of(batch.cache, row, len(prompt), batch.mask.shape[1])
+                if states is not None:
+                    self.kept.add(prompt, states)
 
     @torch.inference_mode()
     def extend(self, batch: Batch, tokens: Tensor) -> None:

@@ -20,6 +20,8 @@ __all__ = ["TransformersLM"]
 
 # Logits of one scoring batch: 2**27 values are 256 MiB in bfloat16.
 _MAX_LOGITS = 2**27
+# What `kept_bytes=None` stands for: a hundred prompts of 300 tokens for a model of 30 million parameters.
+_KEPT_BYTES = 2**28
 
 
 class TransformersLM:
@@ -36,12 +38,24 @@ class TransformersLM:
     else is asked in the same call, on `num_candidates` or on `batch_size` (up to floating-point rounding,
     which may differ between batch shapes). Padding never depends on the tokenizer's settings.
 
+    **Reuse.** With `kept_bytes` the keys and values of prompts that were read are kept, the ones used last
+    first, and a prompt that begins like one of them is read from where it differs: the next turn of a
+    conversation, another conversation with the same character. What several prompts of a call begin with is
+    read once. Candidates are the same up to rounding. Models with an encoder, with recurrent states or with
+    rotary embeddings that depend on the length read every prompt as a whole, and so do models with a sliding
+    window beyond its size. Weights that are changed in place or replaced are noticed; after switching or
+    merging adapters call `forget`.
+
+    **Threads.** All methods may be called from several threads at once.
+
     Args:
         model: A causal or encoder-decoder model whose forward takes ``past_key_values``; put in eval mode.
         tokenizer: Its tokenizer; a pad token is not needed.
         device: Where to move the model; None leaves it where it is.
         batch_size: Most sequences (candidates, or responses to score) in one forward pass.
         batch_tokens: Most tokens, padding included, in one scoring pass of several responses.
+        kept_bytes: Most bytes of keys and values to keep on the model's device, 0 for none. None is 256 MiB,
+            or 0 for a model in half precision, where rounding decides what is drawn.
         name: What to call the model; None takes the name in its configuration.
         parse_special_tokens: Read control tokens spelled out in plain prompts as control tokens. Leave it off
             when any part of the prompt comes from a user.
@@ -58,12 +72,15 @@ class TransformersLM:
         device: str | torch.device | None = None,
         batch_size: int = 64,
         batch_tokens: int = 8192,
+        kept_bytes: int | None = 0,
         name: str | None = None,
         parse_special_tokens: bool = False,
     ) -> None:
         for argument, value in (("batch_size", batch_size), ("batch_tokens", batch_tokens)):
             if value < 1:
                 raise ValueError(f"{argument} must be at least 1, got {value}")
+        if kept_bytes is not None and kept_bytes < 0:
+            raise ValueError(f"kept_bytes must not be negative, got {kept_bytes}")
         if device is not None:
             model.to(torch.device(device))  # type: ignore[arg-type]  # annotated for another wrapper
         self.model = model.eval()
@@ -72,7 +89,9 @@ class TransformersLM:
         self.batch_tokens = batch_tokens
         self.name = name or model.config.name_or_path or type(model).__name__
         self.max_length = _context_window(model, tokenizer)
-        self._forward = Forward(model, tokenizer)
+        if kept_bytes is None:
+            kept_bytes = _KEPT_BYTES if model.dtype in (torch.float32, torch.float64) else 0
+        self._forward = Forward(model, tokenizer, kept_bytes=kept_bytes)
         self._encoder = PromptEncoder(
             tokenizer,
             self.name,
@@ -94,6 +113,7 @@ class TransformersLM:
         dtype: str | torch.dtype | None = None,
         batch_size: int = 64,
         batch_tokens: int = 8192,
+        kept_bytes: int | None = 0,
     ) -> TransformersLM:
         """Load a model and its tokenizer from a folder or the Hugging Face Hub, safetensors weights only.
 
@@ -106,6 +126,7 @@ class TransformersLM:
                 CPU.
             batch_size: As for the class.
             batch_tokens: As for the class.
+            kept_bytes: As for the class.
 
         Returns:
             The model, ready to generate.
@@ -117,7 +138,14 @@ class TransformersLM:
                 `dtype` is unknown.
         """
         model, tokenizer = load(path_or_id, revision=revision, device=device, dtype=dtype)
-        return cls(model, tokenizer, batch_size=batch_size, batch_tokens=batch_tokens, name=str(path_or_id))
+        return cls(
+            model,
+            tokenizer,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            kept_bytes=kept_bytes,
+            name=str(path_or_id),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -128,6 +156,17 @@ class TransformersLM:
     def supports_chat(self) -> bool:
         """Whether the tokenizer has a chat template."""
         return self._encoder.supports_chat
+
+    @property
+    def kept_prompts(self) -> tuple[int, int]:
+        """How many prompts are kept for reuse, and the bytes of their keys and values."""
+        kept = self._forward.kept
+        return (0, 0) if kept is None else (len(kept), kept.bytes)
+
+    def forget(self) -> None:
+        """Drop what is kept for reuse: to free its memory, or because an adapter was switched."""
+        if self._forward.kept is not None:
+            self._forward.kept.clear()
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt, special tokens included.
@@ -145,8 +184,8 @@ class TransformersLM:
     ) -> list[list[Candidate]]:
         """Draw candidates for each prompt.
 
-        Cost: one forward pass over each prompt, then one step for each new token of up to `batch_size` rows;
-        memory holds the key-value cache of one batch.
+        Cost: one forward pass over each prompt (over what is not kept of it), then one step for each new
+        token of up to `batch_size` rows; memory holds the key-value cache of one batch and what is kept.
 
         Args:
             prompts: Plain texts or lists of chat messages.
