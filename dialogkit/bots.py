@@ -166,7 +166,7 @@ def load_bot(name: str, *, retriever: str | None = None) -> Chatbot:
         from dialogkit.generation.local import TransformersLM
 
         path = str(embedded.lm_path()) if rest == "embedded" else rest
-        return GeneratorChatbot(TransformersLM.from_pretrained(path))
+        return GeneratorChatbot(TransformersLM.from_pretrained(path, kept_bytes=None))
     if kind == "endpoint":
         from dialogkit.generation.endpoint import EndpointLM
 

@@ -57,7 +57,8 @@ def load_language_model(
     """Returns the language model, and where it can be loaded again (None if nowhere).
 
     Args:
-        model: The model, or a folder, a Hub id or ``"embedded"``.
+        model: The model, or a folder, a Hub id or ``"embedded"``. One given by name keeps the keys and values
+            of prompts for reuse (``kept_bytes=None``), since the turns of a conversation begin alike.
         device: Torch device for a model given by name.
         revision: Branch, tag or commit of a Hub id.
 
@@ -71,7 +72,7 @@ def load_language_model(
 
         source = embedded.lm_path() if model == EMBEDDED else model
         with quiet_progress():
-            loaded = TransformersLM.from_pretrained(source, revision=revision, device=device)
+            loaded = TransformersLM.from_pretrained(source, revision=revision, device=device, kept_bytes=None)
         on_hub = model != EMBEDDED and not Path(model).is_dir()
         return loaded, ModelReference(str(model), _commit(str(model), revision) if on_hub else None)
     if not isinstance(model, LanguageModel):

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -162,6 +163,8 @@ class Matcher(ABC):
         self.retriever = retriever
         self.max_dialogs = max_dialogs
         self.order: Order = order
+        # Saved with a chatbot, by the fingerprints of its characters.
+        self._saved: dict[str, Vectors] = {}
         # Keyed by the frozen character itself: its utterances are encoded once, whatever is asked later.
         self._utterance_emb = lru_cache(_CACHED_CHARACTERS)(self._encode_utterances)
 
@@ -218,6 +221,44 @@ class Matcher(ABC):
         """Encodes the last turn of each conversation: ``e_ctx(x)``, ``[n, d]``."""
         return self.retriever.encode_context([single_line(history[-1].text) for history in histories])
 
+    def save_utterances(self, path: Path, character: Character | Blend) -> None:
+        """Writes the embeddings of a character's utterances, so that they are computed once for all.
+
+        Args:
+            path: A safetensors file, with a tensor ``[k, d]`` for each character.
+            character: Who answers.
+        """
+        from safetensors.numpy import save_file
+
+        parts = [character] if isinstance(character, Character) else character.characters
+        spoken = [part for part in parts if part.utterances]
+        save_file(
+            {part.fingerprint: np.ascontiguousarray(self._utterance_emb(part)) for part in spoken}, path
+        )
+
+    def load_utterances(self, path: Path) -> None:
+        """Reads what :meth:`save_utterances` wrote with the same retriever.
+
+        Utterances that are not in the file are encoded when they are needed.
+
+        Raises:
+            ValueError: The file is corrupt.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            saved = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is corrupt: {error}") from error
+        for vectors in saved.values():
+            if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != self.retriever.dim:
+                raise ValueError(
+                    f"{path} holds {vectors.dtype} {list(vectors.shape)}, "
+                    f"expected float32 [k, {self.retriever.dim}]"
+                )
+        self._saved = saved
+
     @abstractmethod
     def _contexts(
         self, character: Character, histories: Sequence[Sequence[Turn]], inputs: Vectors
@@ -257,7 +298,10 @@ class Matcher(ABC):
         return [pairs[i] for i in select_and_order([pair.order_score for pair in pairs], None, self.order)]
 
     def _encode_utterances(self, character: Character) -> Vectors:
-        vectors = np.asarray(self.retriever.encode_response(character.utterances), dtype=np.float32)
+        saved = self._saved.get(character.fingerprint)
+        if saved is None or len(saved) != len(character.utterances):
+            saved = self.retriever.encode_response(character.utterances)
+        vectors = np.asarray(saved, dtype=np.float32)
         if not np.isfinite(vectors).all():
             raise ValueError(f"the embeddings of the utterances of {character.name!r} are not finite")
         vectors.setflags(write=False)

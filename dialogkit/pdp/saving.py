@@ -6,6 +6,7 @@
 | ``character.json`` or ``blend.json`` | who talks |
 | ``pool.txt`` | the contexts, one per line |
 | ``index/`` | their embeddings, with the fingerprints of retriever and pool |
+| ``utterances.safetensors`` | the embeddings of the character's utterances, by the same retriever |
 | ``model/``, ``retriever/`` | copies of the models, only if asked for |
 """
 
@@ -40,6 +41,7 @@ from .prompts import ChatTemplatePrompt, DialogPrompt, PromptBuilder, Utterances
 __all__ = ["Parts", "read_parts", "reference_of", "write_parts"]
 
 _CONFIG = "chatbot.json"
+_UTTERANCES = "utterances.safetensors"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def write_parts(parts: Parts, directory: Path, *, include_model: bool) -> None:
     }
     if parts.matcher is not None:
         record["matcher"] = _write_matcher(parts.matcher, directory)
+        parts.matcher.save_utterances(directory / _UTTERANCES, parts.character)
         record["retriever"] = _write_retriever(parts, parts.matcher.retriever, directory, include_model)
     if isinstance(parts.character, Blend):
         characters = [character.to_dict() for character in parts.character.characters]
@@ -279,4 +282,7 @@ def _read_matcher(
         if record["contexts"] == "index":
             contexts = ContextIndex.load(directory / "index", retriever, contexts, backend=record["backend"])
     # Whoever made the chatbot was warned.
-    return make_matcher(config, retriever, contexts, allow_symmetric=True)
+    matcher = make_matcher(config, retriever, contexts, allow_symmetric=True)
+    if (directory / _UTTERANCES).is_file():
+        matcher.load_utterances(directory / _UTTERANCES)
+    return matcher
