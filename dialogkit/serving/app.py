@@ -351,6 +351,10 @@ def _describe(app: "FastAPI", settings: ServerSettings) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
+            for methods in document["paths"].values():
+                for described in methods.values():
+                    # What FastAPI says of its own validation, which has nothing to do here.
+                    described["responses"].pop("422", None)
             parts = document.setdefault("components", {})
             parts["schemas"] = components(settings)
             if settings.api_key is not None:
