@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from pathlib import PurePath
 from typing import Any
 
 from dialogkit.chat import Reply
@@ -88,7 +89,8 @@ def _scores(scores: Iterable[tuple[str, Any]]) -> str:
 
 def _facts(reply: Reply) -> str:
     evidence = reply.evidence
-    facts = [str(evidence["model"])] if evidence.get("model") else []
+    # The model's name may be a folder of this machine, which is nobody's business.
+    facts = [PurePath(str(evidence["model"])).name] if evidence.get("model") else []
     if evidence.get("dropped_turns"):
         facts.append(f"{evidence['dropped_turns']} old turns did not fit")
     if evidence.get("dropped_pairs"):

@@ -41,8 +41,11 @@ _POLICY = (
 _HEAD = (
     f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     '<meta name="referrer" content="no-referrer">'
-    '<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 16 16%22'
-    '%3E%3Cpath fill=%22%2314b8a6%22 d=%22M2 2h12v9H7l-3 3v-3H2z%22/%3E%3C/svg%3E">'
+)
+
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
+    '<path fill="#14b8a6" d="M2 2h12v9H7l-3 3v-3H2z"/></svg>'
 )
 
 # The transcript never becomes a file on the server.
@@ -66,9 +69,11 @@ def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
         app: What :func:`~dialogkit.serving.create_app` made.
         path: Where the page stands.
     """
-    from fastapi.responses import RedirectResponse
+    from fastapi.responses import RedirectResponse, Response
 
     app.add_api_route("/", lambda: RedirectResponse(path), include_in_schema=False)
+    icon = Response(_ICON, media_type="image/svg+xml")
+    app.add_api_route("/favicon.ico", lambda: icon, include_in_schema=False)
     gr.mount_gradio_app(
         app,
         chat_page(app.state.bots, engine=app.state.engine),
@@ -163,13 +168,7 @@ class _Page:
                         self.save = gr.Button("Save as JSON", size="sm")
                     self.saved = gr.Textbox(visible="hidden", label="Transcript")
                 with gr.Column(scale=3, min_width=300, elem_id="dk-side"):
-                    self.who = gr.Dropdown(
-                        self._choices(first),
-                        value=first.who,
-                        label="Talk with",
-                        filterable=False,
-                        elem_id="dk-who",
-                    )
+                    self.who = self._dropdown(first)
                     with gr.Accordion(
                         "Your own character",
                         open=False,
@@ -292,7 +291,8 @@ class _Page:
         try:
             asked = conversation.asked(text)
             bot = self._bot(conversation, matcher, temperature)
-            yield {self.chat: _view(asked), self.message: _composer("", busy=True), self.notice: ""}
+            waiting = _view((*asked, Turn(bot.name, "…")))
+            yield {self.chat: waiting, self.message: _composer("", busy=True), self.notice: ""}
             said, reply = "", None
             async with aclosing(self._steps(bot, asked)) as steps:
                 async for step in steps:
@@ -334,7 +334,7 @@ class _Page:
         try:
             return self._meet(conversation.anew(who))
         except SHOWN as error:
-            return {self.who: gr.Dropdown(value=conversation.who), self.notice: _alert(friendly(error))}
+            return {self.who: self._dropdown(conversation), self.notice: _alert(friendly(error))}
 
     def add(self, path: str, name: str, conversation: Conversation) -> dict[Any, Any]:
         """A character file is uploaded: a new conversation with that character."""
@@ -377,7 +377,7 @@ class _Page:
         return {
             **self.forget(conversation),
             self.conversation: conversation,
-            self.who: gr.Dropdown(self._choices(conversation), value=conversation.who),
+            self.who: self._dropdown(conversation),
             self.heading: self._heading(conversation),
             self.matcher: gr.Radio(
                 [*controls.matchers], value=controls.matcher, visible=bool(controls.matchers)
@@ -395,11 +395,14 @@ class _Page:
             conversation.who, conversation.character, matcher=matcher, temperature=temperature
         )
 
-    def _choices(self, conversation: Conversation) -> list[tuple[str, str]]:
+    def _dropdown(self, conversation: Conversation) -> gr.Dropdown:
+        """Everybody who can be talked with, and who is."""
         choices = [(name, key) for key, name in self.cast.names().items()]
         if conversation.character is not None:
             choices.append((f"{conversation.character.name} ({UPLOADED})", UPLOADED))
-        return choices
+        return gr.Dropdown(
+            choices, value=conversation.who, label="Talk with", filterable=False, elem_id="dk-who"
+        )
 
     def _heading(self, conversation: Conversation) -> str:
         bot = self._bot(conversation)
@@ -413,8 +416,14 @@ class _Page:
 
 
 def _view(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """The turns as the chat window takes them."""
-    return [{"role": "user" if turn.speaker == USER else "assistant", "content": turn.text} for turn in turns]
+    """The turns for the chat window, which takes texts for HTML even if it is to render no Markdown."""
+    return [
+        {
+            "role": "user" if turn.speaker == USER else "assistant",
+            "content": escape(turn.text, quote=False),
+        }
+        for turn in turns
+    ]
 
 
 def _composer(text: str | None = None, *, busy: bool = False) -> Any:
