@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dialogkit.bots import find_character
-from trainkit.terminal import output_console, plain_errors, safe, table
+from trainkit.terminal import output_console, plain_errors, quiet, safe, table
+
+if TYPE_CHECKING:
+    from dialogkit.pdp import Character, CharacterReport
 
 __all__ = ["character"]
 
@@ -84,3 +87,128 @@ def show(
                 console.print(safe(f"{field}: {value}"))
         rows = list(zip_longest(found.gold_contexts or (), found.utterances, fillvalue=""))
         console.print(table(("answers", "line"), rows))
+
+
+@character.command()
+def test(
+    who: WhoArgument,
+    model: Annotated[
+        str, typer.Option("--model", help="Language model: 'embedded', a folder or a Hub id.")
+    ] = "embedded",
+    retriever: Annotated[
+        str, typer.Option("--retriever", help="Matches lines: 'embedded', 'minilm', a folder or a Hub id.")
+    ] = "embedded",
+    other: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--other",
+            help="A character it must not be taken for; may be repeated. Default: those that ship.",
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the report as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="File for the report as JUnit XML.")] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option("--questions", help="Text file with the user's turns, one a line, instead of ours."),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", help="Saved style classifier that knows the character and not the card's lines."
+        ),
+    ] = None,
+    nli: Annotated[
+        str | None,
+        typer.Option("--nli", help="Model of natural-language inference that judges contradictions."),
+    ] = None,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Drawn for each reply.")] = 1,
+    sessions: Annotated[
+        int, typer.Option("--sessions", min=1, help="Conversations with each half of the lines.")
+    ] = 2,
+    min_style: Annotated[
+        float, typer.Option("--min-style", help="Least lead in StyleProb over the model without lines.")
+    ] = 0.05,
+    max_contradiction: Annotated[
+        float, typer.Option("--max-contradiction", help="Highest share of contradicting replies.")
+    ] = 0.05,
+    max_drift: Annotated[
+        float, typer.Option("--max-drift", help="Largest loss of StyleProb in a conversation's second half.")
+    ] = 0.1,
+    max_repeats: Annotated[
+        float, typer.Option("--max-repeats", help="Highest share of turns that repeat an earlier one.")
+    ] = 0.5,
+    max_leakage: Annotated[
+        float, typer.Option("--max-leakage", help="Highest share of replies with another's words.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+) -> None:
+    """Test a character: style, contradictions, drift, leakage. Exit status 1 if it fails."""
+    with plain_errors():
+        from dataclasses import replace
+
+        from dialogkit.pdp import (
+            NLIJudge,
+            PDPConfig,
+            RegressionConfig,
+            StyleClassifier,
+            embedded_config,
+            examine_character,
+        )
+        from dialogkit.pdp.assembly import load_language_model
+        from dialogkit.pdp.regression import QUESTIONS
+        from dialogkit.retrieval import load_retriever
+
+        quiet()
+        config = RegressionConfig(
+            questions=QUESTIONS if questions is None else _lines(questions),
+            sessions=sessions,
+            seed=seed,
+            min_style=min_style,
+            max_contradiction=max_contradiction,
+            max_drift=max_drift,
+            max_repeats=max_repeats,
+            max_leakage=max_leakage,
+        )
+        tested = find_character(who)
+        rivals = [find_character(name) for name in other] if other else _shipped()
+        usual = embedded_config() if model == "embedded" else PDPConfig()
+        generation = replace(usual.generation, num_candidates=candidates)
+        report = examine_character(
+            tested,
+            load_language_model(model, None)[0],
+            load_retriever(retriever),
+            rivals,
+            judge=None if judge is None else StyleClassifier.from_pretrained(judge),
+            nli=None if nli is None else NLIJudge.from_pretrained(nli),
+            bot=replace(usual, generation=generation),
+            config=config,
+        )
+        if json_file is not None:
+            report.write_json(json_file)
+        if junit is not None:
+            report.write_junit(junit)
+        _print(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _print(report: CharacterReport) -> None:
+    console = output_console()
+    for check in report.checks:
+        style = "bold green" if check.passed else "bold red"
+        console.print(safe(f"{'passed' if check.passed else 'FAILED'}  {check.name}", style))
+        console.print(safe(f"  {check.message}"))
+        if not check.passed:
+            for example in check.examples:
+                console.print(safe(f"    {example}"))
+
+
+def _shipped() -> list[Character]:
+    from dialogkit import embedded
+
+    return [find_character(name) for name in embedded.character_names()]
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())

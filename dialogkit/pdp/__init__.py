@@ -7,9 +7,11 @@ if TYPE_CHECKING:
     from dialogkit.retrieval.index import ContextIndex
     from dialogkit.retrieval.pool import ContextPool
 
+    from .character_report import CharacterReport, Check
     from .characters import Blend, Character
     from .chatbot import PDPChatbot
     from .config import PDPConfig, embedded_config
+    from .contradiction import NLIJudge
     from .files import load_character, read_character, write_card, write_lines
     from .matching import (
         DynamicMatcher,
@@ -25,24 +27,29 @@ if TYPE_CHECKING:
     )
     from .metrics import classify_responses, style_accuracy, style_prob
     from .prompts import ChatTemplatePrompt, DialogPrompt, PromptBuilder, UtterancesPrompt, ZeroShotPrompt
+    from .regression import RegressionConfig, examine_character, leaked
     from .style import NgramStyleClassifier, StyleClassifier, StyleJudge
 
 __all__ = [
     "Blend",
     "Character",
+    "CharacterReport",
     "ChatTemplatePrompt",
+    "Check",
     "ContextIndex",
     "ContextPool",
     "DialogPrompt",
     "DynamicMatcher",
     "GoldMatcher",
     "Matcher",
+    "NLIJudge",
     "NgramStyleClassifier",
     "PDPChatbot",
     "PDPConfig",
     "PromptBuilder",
     "PseudoDialog",
     "RandomMatcher",
+    "RegressionConfig",
     "StaticMatcher",
     "StyleClassifier",
     "StyleJudge",
@@ -51,6 +58,8 @@ __all__ = [
     "classify_responses",
     "dynamic_queries",
     "embedded_config",
+    "examine_character",
+    "leaked",
     "load_character",
     "order_scores",
     "read_character",
@@ -90,6 +99,12 @@ _HOMES = {
     "select_and_order": "dialogkit.pdp.matching",
     "static_scores": "dialogkit.pdp.matching",
     "style_accuracy": "dialogkit.pdp.metrics",
+    "CharacterReport": "dialogkit.pdp.character_report",
+    "Check": "dialogkit.pdp.character_report",
+    "NLIJudge": "dialogkit.pdp.contradiction",
+    "RegressionConfig": "dialogkit.pdp.regression",
+    "examine_character": "dialogkit.pdp.regression",
+    "leaked": "dialogkit.pdp.regression",
     "NgramStyleClassifier": "dialogkit.pdp.style",
     "StyleClassifier": "dialogkit.pdp.style",
     "StyleJudge": "dialogkit.pdp.style",

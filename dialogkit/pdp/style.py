@@ -153,7 +153,7 @@ class StyleClassifier(HubMixin):
         accuracy: float | None = None,
         held_out: int = 0,
     ) -> None:
-        names: dict[int, str] = {int(i): str(name) for i, name in model.config.id2label.items()}
+        names: dict[int, str] = {int(i): str(name) for i, name in (model.config.id2label or {}).items()}
         if len(names) < 2:
             raise ValueError(f"a style classifier needs two labels or more, the model has {len(names)}")
         self.model = model.eval()
@@ -261,7 +261,7 @@ class StyleClassifier(HubMixin):
     def _card(self) -> ModelCard:
         from trainkit.cards import Metric, ModelCard
 
-        measured = ()
+        measured: tuple[Metric, ...] = ()
         if self.accuracy is not None:
             measured = (
                 Metric("accuracy", self.accuracy, "the characters' lines", "held out", n=self.held_out),

@@ -41,7 +41,7 @@ class Plan:
 
     Attributes:
         model: ``"embedded"``, or folder or Hub id of a language model.
-        dtype: Its number type.
+        dtype: Its number type; ``"bf16"`` lets the encoders that judge replies compute in it, too.
         retriever: Matches and orders; the encoder of relevance must be another one.
         encoder: Of relevance.
         judge: Folder or Hub id of the encoder that the style judge is made of; None for MiniLM.
@@ -167,8 +167,10 @@ class Study:
             latency(self.setting, self.voices[0], self.cases[:20], path)
 
     def measure(self) -> None:
-        """Judges all replies."""
-        assert self._measured
+        """Judges all replies, in the language model's precision."""
+        half = self.plan.dtype in ("bf16", "bfloat16")
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            assert self._measured
 
     def report(self) -> None:
         """Writes table and figure; with ``--page`` into the documentation, too."""

@@ -38,8 +38,6 @@ PUBLISHED = {
     "gold": (0.4575, 0.8350),
 }
 
-_RANDOM_SEED = 777
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -60,14 +58,13 @@ class Setting:
     batch_size: int = 200
 
 
-def make_bot(row: str, speaker: Speaker, setting: Setting, seed: int) -> Chatbot:
+def make_bot(row: str, speaker: Speaker, setting: Setting) -> Chatbot:
     """One speaker as one row of the table.
 
     Args:
         row: One of `ROWS`.
         speaker: Who talks.
         setting: What all rows share.
-        seed: Random contexts are drawn anew for every seed; nothing else depends on it here.
     """
     if row == "retrieval":
         index = ResponseIndex.build(setting.retriever, speaker.character.utterances)
@@ -78,7 +75,6 @@ def make_bot(row: str, speaker: Speaker, setting: Setting, seed: int) -> Chatbot
         prompt={"zero-shot": "zero-shot", "utterances only": "utterances"}.get(row, "auto"),  # type: ignore[arg-type]
         selection="logprob",
         max_dialogs=SHOWN,
-        random_seed=_RANDOM_SEED + seed,
         generation=setting.generation,
     )
     return PDPChatbot(setting.model, speaker.character, retriever=setting.retriever, config=config)
@@ -89,6 +85,8 @@ class Draws:
 
     The candidates of a prompt are independent draws, whatever their number, so those of seed ``s`` are
     candidates ``s * k`` to ``s * k + k - 1`` of one call, and the likeliest of them is the reply.
+
+    Random contexts are the same for all seeds: the authors draw them once a run.
 
     Args:
         bot: Who answers.
@@ -129,12 +127,12 @@ def ask(
     found = {}
     for row in ROWS:
         for voice in voices:
-            shared = (
-                None if row == "random" else _draws(make_bot(row, voice, setting, 0), setting, len(seeds))
-            )
+            bot = make_bot(row, voice, setting)
+            if isinstance(bot, PDPChatbot):
+                bot = Draws(bot, len(seeds), setting.generation.num_candidates)  # type: ignore[assignment]
             for seed in seeds:
                 found[row, voice.id, seed] = collect_replies(
-                    shared or make_bot(row, voice, setting, seed),
+                    bot,
                     cases,
                     folder / row.replace(" ", "-") / f"{voice.id}-{seed}.jsonl",
                     name=f"{row}, {voice.id}",
@@ -146,13 +144,6 @@ def ask(
     return found
 
 
-def _draws(bot: Chatbot, setting: Setting, seeds: int) -> Chatbot:
-    if not isinstance(bot, PDPChatbot):
-        return bot
-    drawn: Chatbot = Draws(bot, seeds, setting.generation.num_candidates)  # type: ignore[assignment]
-    return drawn
-
-
 def latency(
     setting: Setting, voice: Speaker, cases: Sequence[EvaluationCase], path: Path
 ) -> dict[str, dict[str, float]]:
@@ -160,7 +151,7 @@ def latency(
     asked = [case.context[0] for case in cases]
     found = {}
     for row in ROWS:
-        one = measure_latency(make_bot(row, voice, setting, 0), asked)
+        one = measure_latency(make_bot(row, voice, setting), asked)
         found[row] = {"p50": one.p50, "p95": one.p95, "replies": float(one.replies)}
         logger.info("%s: %.0f ms", row, 1e3 * one.p50)
     write_json(path, found)
