@@ -1,4 +1,4 @@
-"""Attribution maps of images and texts: gradients, noise methods, integrated gradients, RectGrad.
+"""Attribution maps of images and texts, and proofs of them: retraining, sanity tests, sensitivity curves.
 
 Nothing heavy is imported here: a name is looked up in its module when it is first used.
 """
@@ -15,39 +15,75 @@ if TYPE_CHECKING:
     from .explaining import METHODS as METHODS
     from .explaining import Method as Method
     from .explaining import explain as explain
+    from .manifold import AutoencoderDistance as AutoencoderDistance
+    from .manifold import NeighbourDistance as NeighbourDistance
+    from .measures import completeness as completeness
+    from .measures import mass_outside as mass_outside
+    from .measures import sensitivity_curve as sensitivity_curve
+    from .measures import total_variation as total_variation
     from .noise import SmoothGrad as SmoothGrad
     from .paths import IntegratedGradients as IntegratedGradients
     from .pictures import heatmap_grid as heatmap_grid
     from .pictures import html_grid as html_grid
+    from .retraining import RetrainingResult as RetrainingResult
+    from .retraining import degraded as degraded
+    from .retraining import roar as roar
+    from .retraining import trained_by_fit as trained_by_fit
+    from .sanity import random_logit_test as random_logit_test
+    from .sanity import randomisation_test as randomisation_test
 
 _HOME = {
     "METHODS": "explaining",
     "Attribution": "attribution",
+    "AutoencoderDistance": "manifold",
     "Deconvolution": "backprop",
     "Gradient": "backprop",
     "GuidedBackprop": "backprop",
     "IntegratedGradients": "paths",
     "Method": "explaining",
+    "NeighbourDistance": "manifold",
     "RectGrad": "backprop",
+    "RetrainingResult": "retraining",
     "SmoothGrad": "noise",
+    "completeness": "measures",
+    "degraded": "retraining",
     "explain": "explaining",
     "heatmap_grid": "pictures",
     "html_grid": "pictures",
+    "mass_outside": "measures",
+    "random_logit_test": "sanity",
+    "randomisation_test": "sanity",
+    "roar": "retraining",
+    "sensitivity_curve": "measures",
+    "total_variation": "measures",
+    "trained_by_fit": "retraining",
 }
 
 __all__ = [
     "METHODS",
     "Attribution",
+    "AutoencoderDistance",
     "Deconvolution",
     "Gradient",
     "GuidedBackprop",
     "IntegratedGradients",
     "Method",
+    "NeighbourDistance",
     "RectGrad",
+    "RetrainingResult",
     "SmoothGrad",
+    "completeness",
+    "degraded",
     "explain",
     "heatmap_grid",
     "html_grid",
+    "mass_outside",
+    "random_logit_test",
+    "randomisation_test",
+    "roar",
+    "sensitivity_curve",
+    "total_variation",
+    "trained_by_fit",
 ]
 
 

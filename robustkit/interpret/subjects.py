@@ -243,6 +243,7 @@ class GradientField:
         self._wanted = _target_numbers(target, len(subject.inputs), subject.labels)
         self._target: Tensor | None = None
         self._output: Tensor | None = None
+        self._classes: int | None = None
         self._dtype = next((w.dtype for w in subject.module.parameters() if w.is_floating_point()), None)
 
     @property
@@ -271,6 +272,14 @@ class GradientField:
         assert self._output is not None
         return self._output
 
+    @property
+    def class_count(self) -> int:
+        """How many classes the model has; needs a forward pass if none has been."""
+        if self._classes is None:
+            self._look()
+        assert self._classes is not None
+        return self._classes
+
     def _look(self) -> None:
         with torch.no_grad():
             self._settle(
@@ -279,7 +288,7 @@ class GradientField:
 
     def _settle(self, logits: Tensor) -> None:
         """Choose the targets by the logits ``(B, C)`` at the inputs."""
-        classes = logits.shape[1]
+        self._classes = classes = logits.shape[1]
         if self._wanted is None:
             self._target = logits.argmax(dim=1)
         else:
