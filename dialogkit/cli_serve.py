@@ -67,8 +67,11 @@ def serve(
         int, typer.Option("--max-requests", min=1, help="Requests that run or wait; more are refused.")
     ] = 64,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Most conversations answered together.")
-    ] = 8,
+        int,
+        typer.Option(
+            "--batch-size", min=1, help="Most candidates drawn together, for several conversations."
+        ),
+    ] = 64,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, help="Most new tokens that a client may ask for.")
     ] = 256,

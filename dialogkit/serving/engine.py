@@ -2,17 +2,19 @@
 
 A language model has one thread, and its chatbots take turns there: its caches are safe so, and threads do not
 fight for the same cores. Whole replies that wait for the same chatbot with the same settings are one call of
-`reply_batch`; a streamed reply takes the thread for one piece at a time, in turn with all others.
+`reply_batch`; a streamed reply takes the thread for one piece at a time, in turn with all others. After a
+batch the streams that run get as much time as it took, so neither kind keeps the other waiting for long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -67,7 +69,8 @@ class Engine:
 
     Args:
         max_requests: Most requests that run or wait; one more raises `Busy`.
-        batch_size: Most conversations of one call of `reply_batch`.
+        batch_size: Most candidates drawn by one call of `reply_batch`; a conversation that needs more is
+            answered alone.
         on_batch: Told the size of each batch.
 
     Attributes:
@@ -78,7 +81,7 @@ class Engine:
         self,
         *,
         max_requests: int = 64,
-        batch_size: int = 8,
+        batch_size: int = 64,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.max_requests = max_requests
@@ -148,8 +151,8 @@ class Engine:
             Busy: There is no room.
             ValueError: The chatbot cannot answer that.
         """
-        with self._slot():
-            lane, view = self._lane(bot), adjusted(bot, generation, instruction)
+        lane, view = self._lane(bot), adjusted(bot, generation, instruction)
+        with self._slot(), lane.streaming():
             pieces = await lane.call(lambda: _pieces(view, history, seed))
             try:
                 while True:
@@ -232,6 +235,8 @@ class _Job:
 
     def __post_init__(self) -> None:
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        config = own_generation(self.bot)
+        self.candidates = config.num_candidates if config is not None and config.do_sample else 1
 
 
 class _Lane:
@@ -243,10 +248,24 @@ class _Lane:
         self.on_batch = on_batch
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="dialogkit")
         self.waiting: deque[_Job] = deque()
+        self.streams = 0
+        self._no_streams = asyncio.Event()
+        self._no_streams.set()
         self._worker: asyncio.Task[None] | None = None
 
     async def call(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self.thread, function)
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        self.streams += 1
+        self._no_streams.clear()
+        try:
+            yield
+        finally:
+            self.streams -= 1
+            if not self.streams:
+                self._no_streams.set()
 
     async def reply(self, job: _Job) -> Answer:
         self.waiting.append(job)
@@ -262,6 +281,7 @@ class _Lane:
         while self.waiting:
             batch = self._next_batch()
             self.on_batch(len(batch))
+            begin = time.perf_counter()
             call = asyncio.ensure_future(self.call(lambda jobs=batch: _answers(jobs)))  # type: ignore[misc]
             # Unlike awaiting it, this raises no error of the call's here: those are for the callers.
             await asyncio.wait([call])
@@ -274,11 +294,14 @@ class _Lane:
                     job.answer.set_exception(outcome)
                 else:
                     job.answer.set_result(outcome)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._no_streams.wait(), time.perf_counter() - begin)
 
     def _next_batch(self) -> list[_Job]:
         """The oldest job, and those after it that one call can answer with it."""
-        key = self.waiting[0].key
-        batch = [job for job in self.waiting if job.key == key][: self.batch_size]
+        first = self.waiting[0]
+        room = max(1, self.batch_size // first.candidates)
+        batch = [job for job in self.waiting if job.key == first.key][:room]
         self.waiting = deque(job for job in self.waiting if job not in batch)
         return batch
 

@@ -18,7 +18,7 @@ class ServerSettings:
         max_requests: Requests that are accepted and not answered, running and waiting together. One more is
             refused with 429.
         retry_after: Seconds that a refused client is told to wait.
-        batch_size: Most conversations that a chatbot answers in one call.
+        batch_size: Most candidates that a chatbot draws in one call, for as many conversations as that is.
         max_body: Most bytes of a request.
         max_messages: Most messages of a conversation.
         max_tokens: Most new tokens that a client may ask for.
@@ -33,7 +33,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     max_requests: int = 64
     retry_after: int = 1
-    batch_size: int = 8
+    batch_size: int = 64
     max_body: int = 1 << 18
     max_messages: int = 200
     max_tokens: int = 256

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -68,6 +69,25 @@ def test_only_like_requests_share_a_call() -> None:
         bot.gate.set()
         await asyncio.gather(*tasks)
         assert bot.batches == [["first"], ["a", "c"], ["b"]] and bot.seeds == [None, 1, 2]
+
+    run(work())
+
+
+def test_a_batch_is_as_large_as_its_candidates_allow() -> None:
+    async def work() -> None:
+        bot, engine = Scripted(), Engine(batch_size=5)
+        bot.generation = GenerationConfig(num_candidates=2)  # type: ignore[attr-defined]
+        bot.gate.clear()
+        tasks = [asyncio.create_task(engine.reply(bot, said("0")))]
+        await settle(lambda: bot.batches)
+        greedy = GenerationConfig(num_candidates=2, do_sample=False)
+        many = GenerationConfig(num_candidates=9)
+        for text, config in zip("123abc45", [None] * 3 + [greedy] * 3 + [many] * 2, strict=True):
+            tasks.append(asyncio.create_task(engine.reply(bot, said(text), generation=config)))
+        await settle(lambda: engine.waiting == 8)
+        bot.gate.set()
+        await asyncio.gather(*tasks)
+        assert bot.batches == [["0"], ["1", "2"], ["3"], ["a", "b", "c"], ["4"], ["5"]]
 
     run(work())
 
@@ -178,6 +198,26 @@ def test_streams_and_replies_take_turns() -> None:
                 # The stream has no end, so the reply comes in between or never.
                 assert pieces < 1000
             assert (await reply).reply.text == "You said hello"
+
+    run(work())
+
+
+def test_a_stream_gets_as_much_time_as_a_batch() -> None:
+    class Slow(Scripted):
+        def reply_batch(self, *arguments: Any, **named: Any) -> list[Reply]:
+            time.sleep(0.3)
+            return super().reply_batch(*arguments, **named)
+
+    async def work() -> None:
+        bot, engine = Slow(), Engine()
+        between = 0
+        async with aclosing(engine.stream(bot, said("for ever"))) as stream:
+            tasks = [asyncio.create_task(engine.reply(bot, said("a"), seed=seed)) for seed in range(2)]
+            while not tasks[1].done():
+                await anext(stream)
+                between += len(bot.batches) == 1
+        # In strict turn it would be one piece, or two: a piece takes 10 ms, a batch 300.
+        assert between > 3
 
     run(work())
 
