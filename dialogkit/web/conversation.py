@@ -1,24 +1,20 @@
-"""A visitor's conversation as a value, and what goes into it and out of it."""
+"""A visitor's conversation as a value, and what a visitor is told of errors."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from dialogkit.chat import MAX_MESSAGE, Reply
 from dialogkit.dialogues import USER, Turn, single_line
 from dialogkit.generation import EndpointError
-from dialogkit.pdp import Character, read_character
+from dialogkit.pdp import Character
 from dialogkit.serving import Busy
 
-__all__ = ["MAX_EXCHANGES", "MAX_LINES", "SHOWN", "Conversation", "friendly", "read_upload"]
+__all__ = ["MAX_EXCHANGES", "SHOWN", "Conversation", "friendly"]
 
 MAX_EXCHANGES = 200
 """Most messages that are answered in one conversation: all of them stay in memory."""
-
-MAX_LINES = 1000
-"""Most lines of a visitor's character: all of them are encoded before its first reply."""
 
 SHOWN = (ValueError, TypeError, OSError, EndpointError, Busy)
 """Errors that a visitor is told of; anything else is a defect of the program."""
@@ -73,30 +69,6 @@ class Conversation:
         """
         turns = (*asked, Turn(name, reply.text))
         return replace(self, turns=turns, replies=(*self.replies, replace(reply, candidates=())))
-
-
-def read_upload(path: Path, name: str = "") -> Character:
-    """Reads a visitor's character file.
-
-    Args:
-        path: Where it lies on this machine; its ending says what it is.
-        name: Whose lines of a ``.tsv``, who says those of a ``.txt``.
-
-    Raises:
-        ValueError: It cannot be read, or has no lines or too many. The message names the file without its
-            folder.
-    """
-    try:
-        character = read_character(path, name=single_line(name) or None)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), path.name)) from error
-    if not character.utterances:
-        raise ValueError(f"{path.name}: {character.name} says nothing in this file")
-    if len(character.utterances) > MAX_LINES:
-        raise ValueError(
-            f"{path.name}: {len(character.utterances):,} lines, more than the {MAX_LINES:,} allowed here"
-        )
-    return character
 
 
 def friendly(error: BaseException) -> str:

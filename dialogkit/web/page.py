@@ -17,16 +17,14 @@ from dialogkit.pdp.files import CHARACTER_FILES
 from dialogkit.serving.engine import Answer, Engine
 
 from .cast import UPLOADED, Cast, Controls
-from .conversation import SHOWN, Conversation, friendly, read_upload
+from .conversation import SHOWN, Conversation, friendly
 from .evidence import NOTHING_YET, why_html
+from .uploads import MAX_UPLOAD, only_uploaded, read_upload
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["MAX_UPLOAD", "chat_page", "mount_chat"]
-
-MAX_UPLOAD = 16 * 2**20
-"""Most bytes of an uploaded character file."""
+__all__ = ["chat_page", "mount_chat"]
 
 _STYLE = Path(__file__).with_name("page.css")
 _MAX_WAITING = 256
@@ -47,6 +45,9 @@ _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
     '<path fill="#14b8a6" d="M2 2h12v9H7l-3 3v-3H2z"/></svg>'
 )
+
+# On a phone the panel stands below the window's edge.
+_SHOW_WHY = """() => document.getElementById("dk-why").scrollIntoView({behavior: "smooth"})"""
 
 # The transcript never becomes a file on the server.
 _DOWNLOAD = """(text) => {
@@ -69,15 +70,17 @@ def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
         app: What :func:`~dialogkit.serving.create_app` made.
         path: Where the page stands.
     """
+    from fastapi import Depends
     from fastapi.responses import RedirectResponse, Response
 
-    app.add_api_route("/", lambda: RedirectResponse(path), include_in_schema=False)
+    app.add_api_route("/", lambda: RedirectResponse(f"{path}/"), include_in_schema=False)
     icon = Response(_ICON, media_type="image/svg+xml")
     app.add_api_route("/favicon.ico", lambda: icon, include_in_schema=False)
     gr.mount_gradio_app(
         app,
         chat_page(app.state.bots, engine=app.state.engine),
         path,
+        app_kwargs={"dependencies": [Depends(only_uploaded)]},
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -277,10 +280,9 @@ class _Page:
             self.explain,
             self.conversation,
             [self.panel, self.why],
-            scroll_to_output=True,
             show_progress="hidden",
             api_visibility="private",
-        )
+        ).then(None, None, None, js=_SHOW_WHY)
 
     # What happens -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -11,15 +12,18 @@ import pytest
 
 pytest.importorskip("gradio")
 
+from fastapi.testclient import TestClient
+
 from dialogkit.chat import ChatSession
 from dialogkit.dialogues import Turn
 from dialogkit.pdp import Character
-from dialogkit.serving import Engine
-from dialogkit.web import chat_page
+from dialogkit.serving import Engine, ServerSettings, create_app
+from dialogkit.web import chat_page, mount_chat
 from dialogkit.web.cast import UPLOADED, Cast
 from dialogkit.web.conversation import Conversation
 from dialogkit.web.evidence import NOTHING_YET
 from dialogkit.web.page import _Page
+from dialogkit.web.uploads import MAX_UPLOAD
 from tests.dialogkit.web.people import WholeBot, WordsLM, pdp
 
 HOSTILE = "<b>bold</b> & **strong**"
@@ -221,3 +225,40 @@ def test_the_page_sends_nothing_home_and_offers_no_interface() -> None:
     built = chat_page({"plum": bot})
     assert not built.analytics_enabled and not built.api_open
     assert all(function.api_visibility == "private" for function in built.fns.values())
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    app = create_app({"plum": pdp()[0]}, ServerSettings(api_key="secret"))
+    mount_chat(app)
+    with TestClient(app, headers={"Authorization": "Bearer secret"}) as client:
+        yield client
+
+
+def test_the_page_stands_on_the_server_behind_its_key(client: TestClient) -> None:
+    asked = client.get("/", follow_redirects=False)
+    assert asked.status_code == 307 and asked.headers["location"] == "/chat/"
+    assert client.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
+    assert "Content-Security-Policy" in client.get("/chat/").text
+    assert client.get("/v1/models").json()["data"][0]["id"] == "plum"
+    for path in ("/", "/chat/", "/chat/config", "/chat/gradio_api/info"):
+        assert client.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert client.get("/chat/", headers={"Authorization": ""}, auth=("me", "secret")).status_code == 200
+
+
+def test_the_server_gives_away_no_file_and_takes_no_large_one(client: TestClient, tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("A secret line.")
+    upload = next(
+        entry["id"]
+        for entry in client.get("/chat/config").json()["dependencies"]
+        if any(trigger == "upload" for _, trigger in entry["targets"])
+    )
+    for forged in (str(victim), "http://127.0.0.1:9/victim.txt"):
+        file = {"path": forged, "meta": {"_type": "gradio.FileData"}}
+        data = {"data": [file, "", None], "fn_index": upload, "session_hash": "forger"}
+        for path in ("queue/join", "run/add", "call/add"):
+            assert client.post(f"/chat/gradio_api/{path}", json=data).status_code == 400
+    assert client.get(f"/chat/gradio_api/file={victim}").status_code == 403
+    large = {"files": ("large.txt", b"x" * (MAX_UPLOAD + 1))}
+    assert client.post("/chat/gradio_api/upload", files=large).status_code == 413
