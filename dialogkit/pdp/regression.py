@@ -204,9 +204,7 @@ def examine_character(
     """
     begin = time.monotonic()
     config, settings = config or RegressionConfig(), bot or PDPConfig()
-    rivals = [
-        one for one in others if one.name != character.name and one.fingerprint != character.fingerprint
-    ]
+    rivals = [one for one in others if one.name != character.name and one.utterances != character.utterances]
     folds = _folds(character, rivals, judge)
     said: list[_Said] = []
     bare: list[float] = []

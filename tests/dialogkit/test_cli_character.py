@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -89,3 +90,34 @@ def test_chat_takes_a_card_for_a_character(tmp_path: Path) -> None:
     options = ("--model", tmp_path / "lm", "--prompt", "zero-shot", "--seed", "1")
     done = call("chat", "-c", tmp_path / "tom.png", *options, stdin="Hello.\n")
     assert done.exit_code == 0 and done.stdout.startswith("Old [red]Tom: "), done.output
+
+
+def test_a_failing_character_is_reported_and_ends_with_status_1(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(["soup", "barrel"], pad=True)
+    tiny_model("llama", len(tokenizer), max_length=1024).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    (tmp_path / "asked.txt").write_text("Hello there!\n\nWhat is for lunch?\n")
+    lines = tmp_path / "tom.txt"
+    lines.write_text("I live in a barrel.\nSoup, always soup.\nThe harbour is my home.\nMy knees creak.\n")
+    options = ("--model", tmp_path / "lm", "--questions", tmp_path / "asked.txt", "--sessions", 1)
+    files = ("--json", tmp_path / "report.json", "--junit", tmp_path / "report.xml")
+    done = call("character", "test", lines, *options, *files, "--other", "captain", "--min-style", 1)
+    assert done.exit_code == 1, done.output
+    assert "FAILED  style" in done.stdout and "passed  leakage" in done.stdout
+    record = json.loads((tmp_path / "report.json").read_text())
+    assert record["character"] == "tom" and record["passed"] is False and len(record["replies"]) == 2 * 4
+    suite = ElementTree.parse(tmp_path / "report.xml").getroot()
+    assert [case.attrib["name"] for case in suite.iter("testcase") if case.find("failure") is not None] == [
+        check["name"] for check in record["checks"] if not check["passed"]
+    ]
+    lenient = ("--min-style", -1, "--max-contradiction", 1, "--max-drift", 1, "--max-repeats", 1)
+    done = call("character", "test", lines, *options, "--other", "captain", *lenient, "--max-leakage", 1)
+    assert done.exit_code == 0, done.output
+    assert "FAILED" not in done.stdout
+
+
+def test_a_character_that_cannot_be_tested_is_one_line(tmp_path: Path) -> None:
+    TOM.to_json(tmp_path / "tom.json")
+    assert "has 2 lines" in failure(call("character", "test", tmp_path / "tom.json"))
+    assert "min_style must be in" in failure(call("character", "test", "captain", "--min-style", 2))
+    assert "nothing" in failure(call("character", "test", "captain", "--judge", tmp_path / "nothing"))
