@@ -51,6 +51,9 @@ def serve(
     contexts: Annotated[
         Path | None, typer.Option("--contexts", help="Text file with a turn in each line.")
     ] = None,
+    web: Annotated[
+        bool, typer.Option("--web/--no-web", help="Add the chat page, at /chat (extra 'web').")
+    ] = False,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_key: Annotated[
@@ -95,9 +98,13 @@ def serve(
         )
         # Before anything is loaded.
         check_address(host, api_key)
+        if web:
+            from dialogkit.web import mount_chat
         quiet()
-        bots = _bots(character or [], bot or [], model, matcher, retriever, contexts)
-        run_app(create_app(bots, settings), host=host, port=port, drain_seconds=drain)
+        app = create_app(_bots(character or [], bot or [], model, matcher, retriever, contexts), settings)
+        if web:
+            mount_chat(app)
+        run_app(app, host=host, port=port, drain_seconds=drain)
 
 
 def _bots(

@@ -47,7 +47,8 @@ def create_app(bots: Mapping[str, Chatbot], settings: ServerSettings | None = No
 
     ``app.state.engine`` is the `Engine` that answers: what is mounted on the application must ask it for
     replies, too, since a language model serves one caller at a time. ``app.state.bots`` holds the chatbots
-    by name, ``app.state.settings`` the settings.
+    by name, ``app.state.settings`` the settings. `run_app` calls the functions in ``app.state.on_shutdown``
+    when the server is told to end: connections that would stay open for ever must be closed there.
 
     Args:
         bots: The chatbots by the names that clients know them by.
@@ -74,6 +75,7 @@ def create_app(bots: Mapping[str, Chatbot], settings: ServerSettings | None = No
     # A page with a try-out form would load scripts from elsewhere; the schema is at /openapi.json.
     app = FastAPI(title="dialogkit", docs_url=None, redoc_url=None)
     app.state.engine, app.state.bots, app.state.settings = api.engine, api.bots, settings
+    app.state.on_shutdown = []
     app.add_middleware(Guard, settings=settings)
     _answer_errors(app, settings)
 

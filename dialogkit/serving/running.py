@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 __all__ = ["check_address", "run_app"]
+
+STARTUP_FAILURE = 3
+"""Exit status of a server that could not start, such as on a port that is taken; uvicorn's own."""
 
 
 def check_address(host: str, api_key: str | None) -> None:
@@ -38,12 +43,27 @@ def run_app(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, drain_se
         drain_seconds: Seconds that running replies get at the end.
 
     Raises:
+        SystemExit: It could not start.
         ValueError: The address is not of this machine alone, and the app asks for no key.
     """
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for end in app.state.on_shutdown:
+                end()
+            await super().shutdown(sockets)
+
     check_address(host, app.state.settings.api_key)
-    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=drain_seconds, server_header=False)
+    server = Server(
+        uvicorn.Config(
+            app, host=host, port=port, timeout_graceful_shutdown=drain_seconds, server_header=False
+        )
+    )
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(STARTUP_FAILURE)
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,7 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
+try:
+    import gradio as gr
+except ImportError as error:
+    raise ImportError("the chat page needs Gradio: pip install 'dialogkit-robustkit[web]'") from error
 
 from dialogkit.chat import MAX_MESSAGE, Chatbot, ChatSession, Reply
 from dialogkit.dialogues import USER, Turn
@@ -72,6 +75,7 @@ def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
     """
     from fastapi import Depends
     from fastapi.responses import RedirectResponse, Response
+    from starlette.routing import Mount
 
     app.add_api_route("/", lambda: RedirectResponse(f"{path}/"), include_in_schema=False)
     icon = Response(_ICON, media_type="image/svg+xml")
@@ -99,6 +103,9 @@ def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
         css_paths=_STYLE,
         head=_HEAD,
     )
+    # An open page keeps a connection on which Gradio notices that it was closed.
+    page = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == path)
+    app.state.on_shutdown.append(page.stop_event.set)
 
 
 def chat_page(bots: Mapping[str, Chatbot], *, engine: Engine | None = None) -> gr.Blocks:
