@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from robustkit.cli_explain import explain
+from robustkit.cli_train import RECORD
+from robustkit.cli_train import train as train_command
 from trainkit.terminal import plain_errors, quiet, show_version
 
 if TYPE_CHECKING:
     from robustkit.attacks.logs import AttackLog
     from robustkit.attacks.words.engine import WordAttack
+    from robustkit.classifiers.images import ImageClassifier
     from robustkit.classifiers.text import TextClassifier
     from robustkit.evaluation.inputs import Resources
 
@@ -37,6 +40,7 @@ app = typer.Typer(
 detect = typer.Typer(help="Detectors of attacked texts.", no_args_is_help=True)
 app.add_typer(detect, name="detect")
 app.command()(explain)
+app.command("train")(train_command)
 
 RecipeName = Literal["textfooler", "pwws", "bae", "textfooler_adjusted", "a2t", "deepwordbug"]
 
@@ -293,16 +297,53 @@ def evaluate(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of draws of detection sets.")] = 3,
     fpr: FprOption = 0.10,
     n_boot: Annotated[int, typer.Option("--n-boot", min=0, help="Bootstrap samples for intervals.")] = 1000,
+    threat: Annotated[
+        str | None,
+        typer.Option("--threat", help="Gradient attacks within linf:8/255, l2:0.5, token:0.2 or the like."),
+    ] = None,
+    pgd_steps: Annotated[int, typer.Option("--pgd-steps", min=1, help="Steps of PGD and CW.")] = 50,
+    queries: Annotated[int, typer.Option("--queries", min=1, help="Queries of Square, on images.")] = 5000,
     query_budget: BudgetOption = None,
     lock_step: LockStepOption = 64,
     revision: RevisionOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Attack, detect, and write a report as Markdown, JSON, CSV and one HTML page."""
+    """Attack, detect, and write a report as Markdown, JSON, CSV and one HTML page.
+
+    Images, a folder with a folder for each class, are attacked by --threat alone.
+    """
     with plain_errors():
+        from robustkit.attacks.gradient.sets import EmbeddingBall
         from robustkit.attacks.logs import AttackLog
+        from robustkit.evaluation.gradients import GradientConfig, evaluate_images, text_gradient_section
+        from robustkit.evaluation.images import holds_images, read_labelled_images
         from robustkit.evaluation.inputs import make_attack, make_detector
         from robustkit.evaluation.robustness import EvaluationConfig, evaluate_robustness
+        from robustkit.evaluation.threats import parse_threat
+
+        ball = None if threat is None else parse_threat(threat)
+        gradients = GradientConfig(steps=pgd_steps, queries=queries, seed=seed)
+        named = data.name if dataset is None else dataset
+        if holds_images(data):
+            if ball is None or isinstance(ball, EmbeddingBall):
+                raise ValueError(f"{data} holds images; give --threat linf:RADIUS, l2:RADIUS or l1:RADIUS")
+            if attacks or logs or detectors:
+                raise ValueError(f"{data} holds images; --attacks, --log and --detectors are for texts")
+            images = read_labelled_images(data, pictures := _images(model, revision, device))
+            shown = evaluate_images(
+                pictures,
+                images,
+                ball,
+                shown=str(threat),
+                dataset=named,
+                rows=_drawn(len(images), sample, seed, data),
+                config=gradients,
+            )
+            replace(shown, facts={**shown.facts, **_training(model)}).write(out)
+            typer.echo(f"{out / 'report.html'}")
+            return
+        if ball is not None and not isinstance(ball, EmbeddingBall):
+            raise ValueError(f"--threat is {threat}; texts need token:RADIUS or sentence:RADIUS")
 
         config = EvaluationConfig(
             seeds=tuple(range(seed, seed + seeds)),
@@ -311,8 +352,8 @@ def evaluate(
             query_budget=query_budget,
             lock_step=lock_step,
         )
-        for path in (data, *([train] if train else [])):
-            _require(path)
+        if train is not None:
+            _require(train)
         found = _resources(resources, encoder, masked_lm, device)
         runs: dict[str, WordAttack | AttackLog] = {}
         for name in _names(attacks):
@@ -324,24 +365,29 @@ def evaluate(
             if not equals:
                 raise ValueError(f"--log is {item!r}; expected NAME=FILE")
             runs[name] = AttackLog.read_csv(path_of_log, name=name, broken="skip")
-        if not runs:
-            raise ValueError("nothing to evaluate: give --attacks or --log")
+        if not runs and (ball is None or detectors):
+            raise ValueError("nothing to evaluate: give --attacks or --log, or --threat without --detectors")
         meter = found.sentence_encoder if similarity else None
         classifier = _classifier(model, revision, device)
         wanted = _names(detectors)
         parts = _parts(found if "fgws" in wanted else None, lm, device)
+        rows = _labelled(data, classifier, sample, seed)
         report = evaluate_robustness(
             classifier,
-            _labelled(data, classifier, sample, seed),
+            rows,
             runs,
             {name: make_detector(name, classifier, parts) for name in wanted},
             train=[] if train is None else _labelled(train, classifier, None, seed),
             encoder=meter,
             folder=out,
-            dataset=data.name if dataset is None else dataset,
+            dataset=named,
             config=config,
         )
-        report.write(out)
+        if ball is not None:
+            report = report.with_section(
+                text_gradient_section(classifier, rows, ball, shown=str(threat), config=gradients)
+            )
+        replace(report, facts={**report.facts, **_training(model)}).write(out)
         typer.echo(f"{out / 'report.html'}")
 
 
@@ -359,6 +405,30 @@ def _classifier(model: str, revision: str | None, device: str | None) -> TextCla
     from robustkit.classifiers.text import TextClassifier
 
     return TextClassifier.from_pretrained(model, revision=revision, device=device)
+
+
+def _images(model: str, revision: str | None, device: str | None) -> ImageClassifier:
+    quiet()
+    from robustkit.classifiers.images import ImageClassifier
+
+    found = ImageClassifier.from_pretrained(model, revision=revision)
+    return found if device is None else found.to(device)
+
+
+def _training(model: str) -> dict[str, str]:
+    """What `robustkit train` wrote of a model in a folder, as a line of the report."""
+    record = Path(model) / RECORD
+    if not record.is_file():
+        return {}
+    from trainkit.hub import read_json
+
+    told = read_json(record)
+    within = f" within {told['threat']}" if told["threat"] else ""
+    since = "" if told["resumed_from"] is None else f" since step {told['resumed_from']}"
+    return {
+        "training": f"{told['method']}{within}, {told['steps']} steps of {told['batch_size']} examples, "
+        f"{told['units_per_example']} units of cost an example, {told['seconds']} s{since}"
+    }
 
 
 def _resources(
@@ -393,11 +463,16 @@ def _labelled(path: Path, classifier: TextClassifier, sample: int | None, seed: 
     from robustkit.evaluation.inputs import read_labelled_texts
 
     rows = read_labelled_texts(path, classifier.labels)
+    return [rows[row] for row in _drawn(len(rows), sample, seed, path)]
+
+
+def _drawn(count: int, sample: int | None, seed: int, path: Path) -> list[int]:
+    """The rows of a sample; all in order without one."""
     if sample is None:
-        return rows
-    if sample > len(rows):
-        raise ValueError(f"--sample is {sample}, {path} holds {len(rows)} texts")
-    return Random(seed).sample(rows, sample)
+        return list(range(count))
+    if sample > count:
+        raise ValueError(f"--sample is {sample}, {path} holds {count}")
+    return Random(seed).sample(range(count), sample)
 
 
 def _names(options: Iterable[str] | None) -> list[str]:

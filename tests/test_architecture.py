@@ -29,7 +29,9 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"evaluation"}),
         frozenset({"serving"}),
         frozenset({"web"}),
-        frozenset({"demo", "cli_diversity", "cli_dress", "cli_character", "cli_g2r", "cli_evaluate", "cli_serve"}),
+        frozenset(
+            {"demo", "cli_diversity", "cli_dress", "cli_character", "cli_g2r", "cli_evaluate", "cli_serve"}
+        ),
         frozenset({"cli"}),
     ),
     "robustkit": (
@@ -37,7 +39,7 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"attacks"}),
         frozenset({"detection", "training", "interpret"}),
         frozenset({"evaluation"}),
-        frozenset({"cli_explain"}),
+        frozenset({"cli_explain", "cli_train"}),
         frozenset({"cli"}),
     ),
 }

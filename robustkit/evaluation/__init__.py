@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robustkit.evaluation.figures import curves_figure as curves_figure
+    from robustkit.evaluation.gradients import GradientConfig as GradientConfig
+    from robustkit.evaluation.gradients import evaluate_images as evaluate_images
+    from robustkit.evaluation.gradients import gradient_section as gradient_section
+    from robustkit.evaluation.gradients import text_gradient_section as text_gradient_section
+    from robustkit.evaluation.images import read_labelled_images as read_labelled_images
     from robustkit.evaluation.report import RobustnessReport as RobustnessReport
     from robustkit.evaluation.report import attack_example as attack_example
     from robustkit.evaluation.robustness import EvaluationConfig as EvaluationConfig
     from robustkit.evaluation.robustness import evaluate_robustness as evaluate_robustness
+    from robustkit.evaluation.threats import parse_threat as parse_threat
     from trainkit.report import Estimate as Estimate
     from trainkit.report import Examples as Examples
     from trainkit.report import Figure as Figure
@@ -19,6 +25,12 @@ if TYPE_CHECKING:
     from trainkit.report import Table as Table
 
 _HOME = {
+    "GradientConfig": "robustkit.evaluation.gradients",
+    "evaluate_images": "robustkit.evaluation.gradients",
+    "gradient_section": "robustkit.evaluation.gradients",
+    "text_gradient_section": "robustkit.evaluation.gradients",
+    "parse_threat": "robustkit.evaluation.threats",
+    "read_labelled_images": "robustkit.evaluation.images",
     "Estimate": "trainkit.report",
     "EvaluationConfig": "robustkit.evaluation.robustness",
     "Examples": "trainkit.report",
@@ -36,12 +48,18 @@ __all__ = [
     "EvaluationConfig",
     "Examples",
     "Figure",
+    "GradientConfig",
     "RobustnessReport",
     "Section",
     "Table",
     "attack_example",
     "curves_figure",
+    "evaluate_images",
     "evaluate_robustness",
+    "gradient_section",
+    "parse_threat",
+    "read_labelled_images",
+    "text_gradient_section",
 ]
 
 

@@ -31,10 +31,13 @@ __all__ = [
     "DETECTORS",
     "RECIPES",
     "Resources",
+    "label_names",
+    "label_numbers",
     "make_attack",
     "make_detector",
     "read_labelled_texts",
     "read_texts",
+    "saved_dataset",
 ]
 
 RECIPES = ("textfooler", "pwws", "bae", "textfooler_adjusted", "a2t", "deepwordbug")
@@ -69,7 +72,8 @@ def read_labelled_texts(path: str | Path, labels: Sequence[str]) -> list[tuple[s
 
     Args:
         path: JSON lines (``.jsonl``) or CSV with a header (``.csv``), either compressed with gzip (``.gz``);
-            UTF-8, with ``text`` and ``label``. Further columns are ignored.
+            UTF-8, with ``text`` and ``label``; or a data set that ``datasets``' ``save_to_disk`` wrote, with
+            the same columns. Further columns are ignored.
         labels: Names of the classifier's classes. A label in the file is a name, in any case, or a number
             from 0.
 
@@ -81,8 +85,7 @@ def read_labelled_texts(path: str | Path, labels: Sequence[str]) -> list[tuple[s
         ValueError: A column is missing, a label unknown, a text empty, or the file is damaged or holds
             nothing; the message names file and line.
     """
-    known = {name.casefold(): number for number, name in enumerate(labels)}
-    known |= {str(number): number for number in range(len(labels)) if str(number) not in known}
+    known = label_numbers(labels)
     rows = []
     for where, row in _rows(Path(path)):
         text = _text(where, row)
@@ -98,6 +101,51 @@ def read_labelled_texts(path: str | Path, labels: Sequence[str]) -> list[tuple[s
     if not rows:
         raise ValueError(f"{path} holds no texts")
     return rows
+
+
+def label_names(path: str | Path) -> tuple[str, ...]:
+    """The labels of a file of texts as they are written there, each once, sorted.
+
+    Args:
+        path: As for `read_labelled_texts`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A row has no label, or there are fewer than two labels.
+    """
+    found = set()
+    for where, row in _rows(Path(path)):
+        if "label" not in row:
+            raise ValueError(f"{where}: no column 'label'; there are {_names(row)}")
+        found.add(str(row["label"]).strip())
+    if len(found) < 2:
+        raise ValueError(f"{path} has {len(found)} labels; a classifier needs two or more")
+    return tuple(sorted(found))
+
+
+def label_numbers(labels: Sequence[str]) -> dict[str, int]:
+    """The number of a class by its name in lower case, or by its number as text where that is no name."""
+    known = {name.casefold(): number for number, name in enumerate(labels)}
+    return known | {str(number): number for number in range(len(labels)) if str(number) not in known}
+
+
+def saved_dataset(folder: Path) -> Any:
+    """The data set that ``datasets``' ``save_to_disk`` wrote into a folder; None if it wrote none there.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ImportError: It is one, and ``datasets`` is not installed.
+        ValueError: It holds several parts, such as train and test.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}")
+    if (folder / "dataset_dict.json").is_file():
+        raise ValueError(f"{folder} holds several parts of a data set; name the folder of one of them")
+    if not (folder / "dataset_info.json").is_file():
+        return None
+    import datasets
+
+    return datasets.load_from_disk(str(folder))
 
 
 def read_texts(path: str | Path) -> Iterator[str]:
@@ -125,6 +173,9 @@ def read_texts(path: str | Path) -> Iterator[str]:
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a file, each with the place where it stands."""
+    if path.is_dir() and (saved := saved_dataset(path)) is not None:
+        yield from ((f"{path}: example {number}", row) for number, row in enumerate(saved, 1))
+        return
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     kind = _kind(path)

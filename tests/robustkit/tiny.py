@@ -38,9 +38,14 @@ from transformers import (
     RobertaForSequenceClassification,
     T5Config,
     T5ForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
     XLNetConfig,
     XLNetForSequenceClassification,
 )
+
+from robustkit.classifiers import ImageClassifier
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "deberta-v2", "bart", "xlnet", "gpt2", "t5")
 
@@ -300,6 +305,22 @@ def trained_bert(family: str = "bert", seed: int = 0) -> tuple[PreTrainedModel, 
                 optimizer.step()
                 optimizer.zero_grad()
     return model.eval(), tokenizer
+
+
+def tiny_image_classifier(labels: Sequence[str], *, size: int = 8, seed: int = 0) -> ImageClassifier:
+    """A vision transformer with random weights and its processor, which resizes and normalizes images."""
+    names = dict(enumerate(labels))
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=size,
+        patch_size=4, id2label=names, label2id={name: i for i, name in names.items()}, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ViTForImageClassification(config).eval()
+    processor = ViTImageProcessor(
+        size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return ImageClassifier(model, processor)
 
 
 def tiny_masked_lm(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from robustkit.attacks.gradient.sets import LInf as LInf
     from robustkit.attacks.gradient.sets import PerturbationSet as PerturbationSet
     from robustkit.attacks.gradient.square import Square as Square
+    from robustkit.attacks.gradient.stationary import Stationarity as Stationarity
+    from robustkit.attacks.gradient.stationary import stationarity as stationarity
     from robustkit.attacks.gradient.suite import AttackSuite as AttackSuite
     from robustkit.attacks.gradient.suite import Stage as Stage
     from robustkit.attacks.gradient.suite import SuiteResult as SuiteResult
@@ -49,12 +51,14 @@ _HOME = {
     "PerturbationSet": "sets",
     "Square": "square",
     "Stage": "suite",
+    "Stationarity": "stationary",
     "SuiteResult": "suite",
     "changeable_tokens": "victims",
     "cross_entropy": "losses",
     "dlr": "losses",
     "judging": "victims",
     "margin": "losses",
+    "stationarity": "stationary",
     "strong_attack": "suite",
     "targeted_dlr": "losses",
 }
@@ -75,6 +79,7 @@ __all__ = [
     "PerturbationSet",
     "Square",
     "Stage",
+    "Stationarity",
     "SuiteResult",
     "UniversalPerturbation",
     "changeable_tokens",
@@ -82,6 +87,7 @@ __all__ = [
     "dlr",
     "judging",
     "margin",
+    "stationarity",
     "strong_attack",
     "targeted_dlr",
 ]
