@@ -68,6 +68,7 @@ class Decoding:
         self._forward, self._batch, self._config, self._endings = forward, batch, config, endings
         self._processors = logits_processors(config)
         self._steps = 0
+        self._unread: Tensor | None = None  # tokens that were chosen last
         self._uniforms: Tensor | None = None
         if config.do_sample:
             drawn = [uniforms(seed, prompts[row], number, config.max_new_tokens) for row, number in rows]
@@ -79,8 +80,14 @@ class Decoding:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Choose the next token of each active reply; the model reads those of replies that go on."""
+        """Choose the next token of each active reply.
+
+        The model reads a token not before the next one is wanted: the first is there as soon as the prompt is
+        read.
+        """
         batch = self._batch
+        if self._unread is not None:
+            self._forward.extend(batch, self._unread)
         scores = self._processors(batch.seen, batch.logits)  # type: ignore[arg-type]
         uniform = None if self._uniforms is None else self._uniforms[:, self._steps]
         tokens = choose(scores, uniform)
@@ -97,7 +104,7 @@ class Decoding:
             tokens = tokens[rows]
             if self._uniforms is not None:
                 self._uniforms = self._uniforms[rows]
-        self._forward.extend(batch, tokens)
+        self._unread = tokens
 
     def _push(self, number: int, token: int, logprob: float) -> bool:
         """Give a reply its next token; True if that was the last one."""
