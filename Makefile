@@ -19,7 +19,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format docs picture bench clean
+.PHONY: help demo test slow browser lint format docs picture bench clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
@@ -45,8 +45,14 @@ demo: $(VENV)/.installed-core  ## three characters answer the same questions
 test: $(VENV)/.installed-all  ## the test suite, without the slow tests
 	$(PYTEST) $(PYTEST_ARGS)
 
-slow: $(VENV)/.installed-all  ## the tests marked slow
+slow: $(VENV)/.installed-all browser  ## the tests marked slow
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+# Without it the tests of the chat page in a browser are skipped.
+browser:  ## install Chromium where apt-get can
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	} || echo "no Chromium: install it to test the chat page in a browser"
 
 lint: $(VENV)/.installed-all  ## ruff and mypy
 	$(BIN)/ruff check .

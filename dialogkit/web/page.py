@@ -104,7 +104,7 @@ def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
         head=_HEAD,
     )
     # An open page keeps a connection on which Gradio notices that it was closed.
-    page = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == path)
+    page: Any = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == path)
     app.state.on_shutdown.append(page.stop_event.set)
 
 
@@ -138,9 +138,10 @@ class _Page:
     def build(self) -> gr.Blocks:
         first = Conversation(self.cast.first)
         controls = self.cast.controls(first.who)
-        with gr.Blocks(
+        page: gr.Blocks = gr.Blocks(
             title="dialogkit", fill_width=True, analytics_enabled=False, delete_cache=(600, 600)
-        ) as page:
+        )
+        with page:
             self.conversation = gr.State(first)
             with gr.Row(elem_id="dk-room"):
                 with gr.Column(scale=5, min_width=300, elem_id="dk-talk"):
