@@ -201,6 +201,7 @@ def named_bots(given: Sequence[str]) -> dict[str, str]:
 
 
 def _saved_bot(name: str) -> Chatbot:
+    from dialogkit.exemplar import ExemplarChatbot
     from dialogkit.g2r import RetrievalChatbot
     from dialogkit.pdp import PDPChatbot
     from trainkit.hub import MANIFEST, read_json, resolve
@@ -211,6 +212,8 @@ def _saved_bot(name: str) -> Chatbot:
     kind = read_json(folder / MANIFEST).get("kind")
     if kind == RetrievalChatbot.__name__:
         return RetrievalChatbot.from_pretrained(folder)
+    if kind == ExemplarChatbot.__name__:
+        return ExemplarChatbot.from_pretrained(folder)
     return PDPChatbot.from_pretrained(folder)
 
 

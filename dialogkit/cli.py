@@ -22,6 +22,7 @@ from dialogkit.cli_character import character as character_files
 from dialogkit.cli_diversity import diversity
 from dialogkit.cli_dress import dress
 from dialogkit.cli_evaluate import evaluate
+from dialogkit.cli_exemplar import exemplar
 from dialogkit.cli_g2r import g2r, index
 from dialogkit.cli_serve import serve
 from dialogkit.demo import pairs_table
@@ -44,6 +45,7 @@ app.add_typer(character_files, name="character")
 app.add_typer(g2r, name="g2r")
 app.add_typer(index, name="index")
 app.add_typer(dress, name="dress")
+app.add_typer(exemplar, name="exemplar")
 app.add_typer(diversity, name="diversity")
 app.command()(evaluate)
 app.command()(serve)
@@ -397,6 +399,9 @@ class _Talk:
         elif "candidates" in evidence:
             rows = [(f"{row['score']:.3f}", row["response"]) for row in evidence["candidates"]]
             self.out.print(table(("score", "response found"), rows, numeric=("score",)))
+        elif evidence.get("exemplars"):
+            rows = [(f"{row['score']:.3f}", row["exemplar"], row["reply"]) for row in evidence["considered"]]
+            self.out.print(table(("score", "exemplar", "reply written with it"), rows, numeric=("score",)))
         else:
             raise ValueError("a plain language model has no sources to show")
 

@@ -30,7 +30,16 @@ HOUSE: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"serving"}),
         frozenset({"web"}),
         frozenset(
-            {"demo", "cli_diversity", "cli_dress", "cli_character", "cli_g2r", "cli_evaluate", "cli_serve"}
+            {
+                "demo",
+                "cli_diversity",
+                "cli_dress",
+                "cli_character",
+                "cli_g2r",
+                "cli_evaluate",
+                "cli_exemplar",
+                "cli_serve",
+            }
         ),
         frozenset({"cli"}),
     ),

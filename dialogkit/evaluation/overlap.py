@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from dialogkit.diversity import TokenTable
+from dialogkit.exemplar.copying import copied_share, ngrams
 
 __all__ = ["copied_share", "ngram_f1", "split_words"]
 
@@ -37,36 +37,10 @@ def ngram_f1(words: Sequence[str], references: Sequence[Sequence[str]], n: int) 
     Returns:
         In [0, 1]; 0 where neither has an n-gram.
     """
-    own = _ngrams(words, n)
+    own = ngrams(words, n)
     best = 0.0
     for reference in references:
-        theirs = _ngrams(reference, n)
+        theirs = ngrams(reference, n)
         size = own.total() + theirs.total()
         best = max(best, 2 * (own & theirs).total() / size if size else 0.0)
     return best
-
-
-def copied_share(words: Sequence[str], sources: Sequence[Sequence[str]], run: int = 4) -> float:
-    """The share of a reply's words that stand in a source in runs of several words.
-
-    Args:
-        words: Words of the reply.
-        sources: Words of the texts that it may be copied from.
-        run: Words in a row that count as copied; a reply with fewer is copied as a whole or not at all.
-
-    Returns:
-        In [0, 1]; 0 for a reply without words.
-    """
-    size = min(run, len(words))
-    if size == 0:
-        return 0.0
-    there = {gram for source in sources for gram in _ngrams(source, size)}
-    copied = [False] * len(words)
-    for start in range(len(words) - size + 1):
-        if tuple(words[start : start + size]) in there:
-            copied[start : start + size] = [True] * size
-    return sum(copied) / len(words)
-
-
-def _ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))

@@ -4,7 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chatbot import ExemplarBotConfig, ExemplarChatbot
+    from .copying import copied_share, exemplar_bleu
     from .loss import ExemplarLoss, exemplar_loss, relevance_log_weights, relevance_scores
+    from .metrics import (
+        ReplyFigures,
+        exemplar_perplexity,
+        exemplars_from,
+        measure_replies,
+        perplexities,
+    )
     from .packing import ExemplarEncoder, ExemplarPacker, LengthBudget, PackedRow
     from .policy import PRESETS, ExemplarPolicy, JaccardFilter, preset
     from .selection import ContentTokens, Exemplars, ExemplarSelector, jaccard, select_exemplars
@@ -15,6 +24,8 @@ __all__ = [
     "PRESETS",
     "ContentTokens",
     "ContextTower",
+    "ExemplarBotConfig",
+    "ExemplarChatbot",
     "ExemplarConfig",
     "ExemplarEncoder",
     "ExemplarLoss",
@@ -27,9 +38,16 @@ __all__ = [
     "JaccardFilter",
     "LengthBudget",
     "PackedRow",
+    "ReplyFigures",
     "Trained",
+    "copied_share",
+    "exemplar_bleu",
     "exemplar_loss",
+    "exemplar_perplexity",
+    "exemplars_from",
     "jaccard",
+    "measure_replies",
+    "perplexities",
     "preset",
     "relevance_log_weights",
     "relevance_scores",
@@ -38,9 +56,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PRESETS": "policy",
     "ContentTokens": "selection",
     "ContextTower": "tower",
+    "ExemplarBotConfig": "chatbot",
+    "ExemplarChatbot": "chatbot",
     "ExemplarConfig": "training",
     "ExemplarEncoder": "packing",
     "ExemplarLoss": "loss",
@@ -52,10 +71,18 @@ _HOMES = {
     "Exemplars": "selection",
     "JaccardFilter": "policy",
     "LengthBudget": "packing",
+    "PRESETS": "policy",
     "PackedRow": "packing",
+    "ReplyFigures": "metrics",
     "Trained": "training",
+    "copied_share": "copying",
+    "exemplar_bleu": "copying",
     "exemplar_loss": "loss",
+    "exemplar_perplexity": "metrics",
+    "exemplars_from": "metrics",
     "jaccard": "selection",
+    "measure_replies": "metrics",
+    "perplexities": "metrics",
     "preset": "policy",
     "relevance_log_weights": "loss",
     "relevance_scores": "loss",

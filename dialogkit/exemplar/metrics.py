@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from dialogkit.dialogues import Example, single_line
+from dialogkit.dialogues import Example, Turn, single_line
 from dialogkit.generation.forward import Forward
 from dialogkit.retrieval import ResponseIndex
 
+from .chatbot import ExemplarChatbot
+from .copying import exemplar_bleu
 from .packing import ExemplarPacker
 from .selection import NO_EXEMPLAR, ContextEncoder, context_query, other_response
 
-__all__ = ["Source", "exemplar_perplexity", "exemplars_from"]
+__all__ = [
+    "SOURCES",
+    "ReplyFigures",
+    "Source",
+    "exemplar_perplexity",
+    "exemplars_from",
+    "measure_replies",
+    "perplexities",
+]
 
 Source = Literal["none", "context", "gold", "random"]
+
+SOURCES: tuple[Source, ...] = ("none", "context", "gold", "random")
+"""Where an exemplar may come from."""
 
 
 def exemplars_from(
@@ -108,3 +122,95 @@ def exemplar_perplexity(
     for start in range(0, len(pairs), size):
         total += sum(forward.score(pairs[start : start + size]))
     return math.exp(-total / sum(len(answer) for _, answer in pairs))
+
+
+def perplexities(
+    packer: ExemplarPacker,
+    examples: Sequence[Example],
+    retriever: ContextEncoder,
+    index: ResponseIndex,
+    *,
+    sources: Sequence[Source] = SOURCES,
+    seed: int = 0,
+    max_turns: int = 20,
+) -> dict[Source, float]:
+    """Perplexity by where the exemplar comes from, see :func:`exemplars_from`.
+
+    A generator that ignores its exemplar has nearly the same with ``"gold"`` and ``"context"``; one that
+    copies has a ``"gold"`` near 1 and a high ``"context"``.
+
+    Args:
+        packer: Lays out rows for the generator.
+        examples: The examples, at least one.
+        retriever: Encodes contexts.
+        index: The response set.
+        sources: Which ones.
+        seed: Of ``"random"``.
+        max_turns: Turns of a context that the retriever reads.
+    """
+    found: dict[Source, float] = {}
+    for source in sources:
+        given = exemplars_from(source, examples, retriever, index, seed=seed, max_turns=max_turns)
+        found[source] = exemplar_perplexity(packer, examples, given)
+    return found
+
+
+@dataclass(frozen=True)
+class ReplyFigures:
+    """What :func:`measure_replies` returns.
+
+    Attributes:
+        replies: The replies.
+        exemplars: What each was written with; None where there was none.
+        bleu: Mean exemplar BLEU-2 over replies with an exemplar, see :func:`exemplar_bleu`.
+        copied: Mean share of a reply's words that stand in its exemplar in runs of four.
+        relevance: Mean inner product of context and reply by the chatbot's own retriever. It favours
+            chatbots that copy what that retriever found.
+    """
+
+    replies: tuple[str, ...]
+    exemplars: tuple[str | None, ...]
+    bleu: float
+    copied: float
+    relevance: float
+
+
+def measure_replies(
+    bot: ExemplarChatbot, examples: Sequence[Example], *, seed: int = 0, batch_size: int = 16
+) -> ReplyFigures:
+    """Lets a chatbot answer the contexts of some examples, and measures how it uses its exemplars.
+
+    Args:
+        bot: Who answers.
+        examples: At least one, each with a turn that is not blank.
+        seed: Of the replies.
+        batch_size: Contexts answered together.
+
+    Raises:
+        ValueError: There are no examples, or a context is blank.
+    """
+    if not examples:
+        raise ValueError("examples is empty: there is nothing to measure")
+    answers = []
+    for start in range(0, len(examples), batch_size):
+        histories = [_history(example) for example in examples[start : start + batch_size]]
+        answers += bot.reply_batch(histories, seed=seed)
+    replies = [answer.text for answer in answers]
+    exemplars = [next(iter(answer.evidence["exemplars"]), None) for answer in answers]
+    pairs = [(reply, text) for reply, text in zip(replies, exemplars, strict=True) if text is not None]
+    scores = exemplar_bleu([reply for reply, _ in pairs], [text for _, text in pairs])
+    queries = [context_query(example.context, bot.config.max_turns) for example in examples]
+    asked, said = bot.retriever.encode_context(queries), bot.retriever.encode_response(replies)
+    return ReplyFigures(
+        tuple(replies),
+        tuple(exemplars),
+        float(np.mean(scores)) if scores else 0.0,
+        float(np.mean([answer.evidence["copied"] for answer in answers])),
+        float((asked * said).sum(axis=1).mean()),
+    )
+
+
+def _history(example: Example) -> list[Turn]:
+    """The context as turns of two speakers, the last of them the user's."""
+    turns = [turn for turn in example.context if turn.strip()]
+    return [Turn("User" if (len(turns) - i) % 2 else "Bot", turn) for i, turn in enumerate(turns)]

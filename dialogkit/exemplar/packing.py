@@ -16,7 +16,7 @@ from dialogkit.generation import TransformersLM, trim_history
 from dialogkit.generation.encoding import PromptEncoder
 from dialogkit.generation.forward import Forward
 from dialogkit.generation.prompting import DialoguePrompt
-from dialogkit.generation.types import Prompt
+from dialogkit.generation.types import Candidate, GenerationConfig, Prompt
 
 __all__ = ["ExemplarEncoder", "ExemplarPacker", "LengthBudget", "PackedRow"]
 
@@ -269,6 +269,40 @@ class ExemplarPacker:
                 f"{what} of {length} tokens is cut to {limit} or fewer; later ones are cut silently",
                 stacklevel=4,
             )
+
+    # Replies
+
+    def generate(
+        self,
+        contexts: Sequence[Sequence[str]],
+        exemplars: Sequence[str | None],
+        *,
+        config: GenerationConfig | None = None,
+        seed: int | None = None,
+    ) -> list[list[Candidate]]:
+        """Draws replies to contexts, each with one exemplar.
+
+        Args:
+            contexts: The contexts.
+            exemplars: One for each; None is none.
+            config: How to draw; what ends a response is added to its ``stop``. None: greedily, as long as the
+                budget's response.
+            seed: Any integer for the same replies each time.
+
+        Returns:
+            For each context its candidates.
+        """
+        config = config or GenerationConfig(do_sample=False, max_new_tokens=self.budget.response)
+        ended = replace(config, stop=tuple(dict.fromkeys((*self.prompt.stop, *config.stop))))
+        rows = [
+            self.prompt_ids(context, exemplar, new_tokens=config.max_new_tokens + 1)
+            for context, exemplar in zip(contexts, exemplars, strict=True)
+        ]
+        return self.lm.generate_from_ids(rows, config=ended, seed=seed)
+
+    def reply(self, contexts: Sequence[Sequence[str]], exemplars: Sequence[str | None]) -> list[str]:
+        """Greedy replies to contexts, each with one exemplar; see :meth:`generate`."""
+        return [candidates[0].text for candidates in self.generate(contexts, exemplars)]
 
     # Batches
 

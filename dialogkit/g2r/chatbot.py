@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 from dialogkit.chat import Reply
 from dialogkit.dialogues import Turn, as_history, single_line
 from dialogkit.generation.types import Candidate
-from dialogkit.retrieval import BiEncoder, ResponseIndex, Retriever, SentenceTransformerRetriever
-from trainkit.cards import DataUse, Metric, ModelCard
+from dialogkit.retrieval import ResponseIndex, Retriever
+from dialogkit.retrieval.saving import Provenance, read_retriever, write_retriever
+from trainkit.cards import ModelCard
 from trainkit.hub import HubMixin, read_json, write_json
 
 from .reranking import Reranker
@@ -41,25 +41,6 @@ class RetrievalConfig:
         for name in ("candidates", "max_turns"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a chatbot's encoder comes from; it is saved and stands in the model card.
-
-    Attributes:
-        method: How the encoder was trained, in a line.
-        data: The data sets it was trained or measured on.
-        metrics: What was measured.
-        seed: The seed of the run.
-        licence: Licence of the chatbot, as an SPDX identifier.
-    """
-
-    method: str
-    data: tuple[DataUse, ...] = ()
-    metrics: tuple[Metric, ...] = ()
-    seed: int | None = None
-    licence: str = "not stated"
 
 
 class RetrievalChatbot(HubMixin):
@@ -179,21 +160,7 @@ class RetrievalChatbot(HubMixin):
         return sorted(rescored, key=lambda row: -row["rank_score"])
 
     def _save(self, directory: Path) -> None:
-        roles: dict[str, Any] | None = None
-        if isinstance(self.retriever, BiEncoder):
-            shutil.copytree(
-                self.retriever.path,
-                directory / "retriever",
-                ignore=shutil.ignore_patterns("*.bin", "onnx", "openvino"),
-            )
-        elif isinstance(self.retriever, SentenceTransformerRetriever):
-            self.retriever.model.save_pretrained(str(directory / "retriever"), create_model_card=False)
-            names = ("context_role", "response_role", "normalize", "symmetric")
-            roles = {name: getattr(self.retriever, name) for name in names}
-        else:
-            raise TypeError(
-                f"a {type(self.retriever).__name__} cannot be saved; use a sentence-transformers model"
-            )
+        roles = write_retriever(self.retriever, directory / "retriever")
         (directory / "index").mkdir()
         self.index._save(directory / "index")
         record = None if self.provenance is None else asdict(self.provenance)
@@ -209,16 +176,13 @@ class RetrievalChatbot(HubMixin):
 
     @classmethod
     def _load(cls, directory: Path) -> RetrievalChatbot:
-        from dialogkit.retrieval import load_retriever
-
         settings = read_json(directory / "chatbot.json")
-        folder, roles = directory / "retriever", settings.get("sentence_transformer")
         return cls(
-            load_retriever(folder) if roles is None else SentenceTransformerRetriever(folder, **roles),
+            read_retriever(directory / "retriever", settings.get("sentence_transformer")),
             ResponseIndex._load(directory / "index"),
             config=RetrievalConfig(**settings["config"]),
             name=settings["name"],
-            provenance=_provenance(settings.get("provenance")),
+            provenance=Provenance.from_record(settings.get("provenance")),
         )
 
     def _card(self) -> ModelCard:
@@ -241,15 +205,6 @@ class RetrievalChatbot(HubMixin):
             ),
             tags=("dialogue", "retrieval"),
         )
-
-
-def _provenance(record: Mapping[str, Any] | None) -> Provenance | None:
-    if record is None:
-        return None
-    data = tuple(DataUse(**entry) for entry in record["data"])
-    return Provenance(
-        **{**record, "data": data, "metrics": tuple(Metric(**entry) for entry in record["metrics"])}
-    )
 
 
 def _candidate(row: dict[str, Any]) -> Candidate:

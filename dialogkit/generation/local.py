@@ -203,9 +203,36 @@ class TransformersLM:
         """
         if isinstance(prompts, str):
             raise TypeError("prompts must be a sequence of prompts, got a single string")
-        encoded = [self._fit(prompt, config) for prompt in prompts]
+        return self._drawn([self._fit(prompt, config) for prompt in prompts], config, seed)
+
+    def generate_from_ids(
+        self, rows: Sequence[Sequence[int]], *, config: GenerationConfig, seed: int | None = None
+    ) -> list[list[Candidate]]:
+        """Draw candidates for prompts that are token ids already, control tokens included; see `generate`.
+
+        Args:
+            rows: Token ids of each prompt, for an encoder-decoder model those of the encoder's input.
+            config: How to draw.
+            seed: As for `generate`.
+
+        Returns:
+            As `generate`.
+
+        Raises:
+            ValueError: If a row is empty or does not fit into the context window with `max_new_tokens`.
+        """
+        room = self._room(config)
+        for row in rows:
+            if not len(row) or (room is not None and len(row) > room):
+                raise ValueError(f"a row must hold 1 to {room} tokens to leave room, got {len(row)}")
+        return self._drawn([list(row) for row in rows], config, seed)
+
+    def _drawn(
+        self, encoded: list[list[int]], config: GenerationConfig, seed: int | None
+    ) -> list[list[Candidate]]:
+        """Candidates for prompts that fit."""
         wanted = config.num_candidates if config.do_sample else 1
-        results: list[list[Candidate]] = [[] for _ in prompts]
+        results: list[list[Candidate]] = [[] for _ in encoded]
         by_length = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
         group_size = max(1, self.batch_size // wanted)
         for begin in range(0, len(by_length), group_size):
@@ -310,7 +337,10 @@ class TransformersLM:
 
     def _fit(self, prompt: Prompt, config: GenerationConfig) -> list[int]:
         """Token ids of a prompt, shortened so that the new tokens have room."""
-        ids = self._encoder.encode(prompt)
+        return self._encoder.shorten(self._encoder.encode(prompt), self._room(config))
+
+    def _room(self, config: GenerationConfig) -> int | None:
+        """Most tokens of a prompt, None for any number."""
         new = config.max_new_tokens
         if self._forward.is_encoder_decoder:
             limit, room = self._decoder_length, self.max_length
@@ -323,7 +353,7 @@ class TransformersLM:
             raise ValueError(
                 f"max_new_tokens must leave room in the context window of {limit} tokens, got {new}"
             )
-        return self._encoder.shorten(ids, room)
+        return room
 
     def _pair(self, prompt: Prompt, response: str) -> tuple[list[int], list[int]]:
         """Token ids of prompt and response, the prompt shortened so that the response has room."""

@@ -355,7 +355,9 @@ for chunk in (2, 100):
     model = lm()
     steps = FitConfig(max_steps=2, batch_size=5, learning_rate=1e-3, cpu=True, progress=False)
     config = ExemplarConfig(policy=CORGE, budget=BUDGET, chunk_size=chunk)
-    done = train_exemplar(model, examples(6), retriever, index, training=steps, config=config, cache=out / "hits")
+    done = train_exemplar(
+        model, examples(6), retriever, index, training=steps, config=config, cache=out / "hits"
+    )
     context = float(done.retriever.encode_context(["tell me of red"]).sum())
     totals[chunk] = [sum(float(p.detach().double().abs().sum()) for p in model.model.parameters()), context]
 rank = torch.distributed.get_rank()
