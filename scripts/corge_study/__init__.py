@@ -1,0 +1,1 @@
+"""The study of exemplar-based generation on DailyDialog (``scripts/corge_experiment.py``)."""
