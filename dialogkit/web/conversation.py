@@ -85,4 +85,4 @@ def friendly(error: BaseException) -> str:
         return "Something could not be read on the machine that runs this page. Its log says more."
     told = single_line(str(error)) or type(error).__name__
     told = told if len(told) <= _MAX_TOLD else f"{told[:_MAX_TOLD]}…"
-    return f"{told[0].upper()}{told[1:]}{'' if told[-1] in '.!?…' else '.'}"
+    return f"That did not work: {told}{'' if told[-1] in '.!?…' else '.'}"

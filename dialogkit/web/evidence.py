@@ -53,11 +53,12 @@ def _pairs(pairs: list[Mapping[str, Any]], name: str, matcher: str) -> str:
     shown = pairs[::-1]  # the last pair of a prompt stands next to the message
     least = min(float(pair["order_score"]) for pair in shown)
     span = max(float(pair["order_score"]) for pair in shown) - least
+    exchanges = "an invented exchange" if len(shown) == 1 else f"{len(shown)} invented exchanges"
     intro = (
-        f"The language model went on from {len(shown)} invented exchanges with {escape(name)}, chosen by "
-        f"{escape(matcher)} match. The first ones fit the message best and stood next to it in the prompt."
+        f"The language model went on from {exchanges} with {escape(name)}, chosen by "
+        f"{escape(matcher)} match. The one that fits the message best stood next to it in the prompt."
         if any(pair["context"] for pair in shown)
-        else f"The language model had {len(shown)} of {escape(name)}'s lines in view, the best fitting first."
+        else f"The language model had these lines of {escape(name)} in view; the best fitting stood last."
     )
     cards = []
     for pair in shown:

@@ -196,12 +196,12 @@ def test_a_character_file_is_dropped_in_and_talked_with(visit: Any, tmp_path: Pa
     tab.send("Hello.")
     tab.expect_talk("Hello.", SAYS)
     tab.page.get_by_role("button", name="Why this reply").click()
-    expect(tab.why).to_contain_text("1 invented exchanges with Old Tom, chosen by gold match")
+    expect(tab.why).to_contain_text("an invented exchange with Old Tom, chosen by gold match")
     expect(tab.why.locator(".dk-context")).to_have_text("Lunch?")
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     tab.page.locator("#dk-own input[type=file]").set_input_files(bad)
-    expect(tab.page.get_by_role("alert")).to_contain_text("Bad.png: ")
+    expect(tab.page.get_by_role("alert")).to_contain_text("did not work: bad.png: ")
     tab.expect_talk("Hello.", SAYS)
     tab.check()
 
@@ -231,7 +231,7 @@ def test_another_bot_is_picked_and_its_error_is_told(visit: Any) -> None:
     tab.page.get_by_role("option", name="whole").click()
     expect(tab.page.get_by_role("heading", name="whole")).to_be_visible()
     tab.send("fail")
-    expect(tab.page.get_by_role("alert")).to_have_text("That is too hard.")
+    expect(tab.page.get_by_role("alert")).to_have_text("That did not work: that is too hard.")
     expect(tab.page.get_by_label("Message", exact=True)).to_have_value("fail")
     tab.send("hello")
     tab.expect_talk("hello", "You said hello")

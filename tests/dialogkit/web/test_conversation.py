@@ -50,9 +50,10 @@ def test_a_new_one_keeps_the_visitors_character() -> None:
 
 def test_errors_are_told_in_plain_words_and_logged_whole(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    assert friendly(ValueError("the message is empty")) == "The message is empty."
-    assert friendly(ValueError("no!")) == "No!" and friendly(ValueError()) == "ValueError."
-    assert len(friendly(ValueError("x" * 5000))) < 310
+    assert friendly(ValueError("the message is empty")) == "That did not work: the message is empty."
+    assert friendly(ValueError("no!")).endswith(": no!")
+    assert friendly(ValueError()).endswith(": ValueError.")
+    assert len(friendly(ValueError("x" * 5000))) < 330
     secret = "http://10.0.0.7:8000/v1 refused"
     assert "10.0.0.7" not in friendly(EndpointError(secret, url="http://10.0.0.7:8000/v1"))
     assert "/root/models" not in friendly(FileNotFoundError("/root/models/x"))

@@ -124,16 +124,16 @@ def test_texts_are_shown_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("who", "text", "told"),
     [
-        ("plum", "   ", "The message is empty."),
-        ("whole", "fail", "That is too hard."),
-        ("nobody", "hello", "Nobody of that name can be talked with here."),
+        ("plum", "   ", "the message is empty."),
+        ("whole", "fail", "that is too hard."),
+        ("nobody", "hello", "nobody of that name can be talked with here."),
     ],
 )
 def test_an_error_is_told_and_the_message_given_back(who: str, text: str, told: str) -> None:
     page, _ = opened()
     before = Conversation(who, turns=(Turn("User", "Hi."), Turn("X", "Yes?")))
     last = send(page, text, before)[-1]
-    assert last[page.notice] == f'<p role="alert">{told}</p>'
+    assert last[page.notice] == f'<p role="alert">That did not work: {told}</p>'
     assert last[page.message].value == text and last[page.message].submit_btn
     assert texts(last, page) == ["Hi.", "Yes?"] and page.conversation not in last
 
@@ -178,7 +178,7 @@ def test_another_bot_and_a_new_conversation_begin_empty() -> None:
     assert met[page.conversation].who == "whole" and "<h1>whole</h1>" in met[page.heading]
     assert not met[page.matcher].visible and not met[page.temperature].visible and met[page.fixed].visible
     refused = page.pick("../secret", talked)
-    assert "Nobody of that name" in refused[page.notice] and refused[page.who].value == "plum"
+    assert "nobody of that name" in refused[page.notice] and refused[page.who].value == "plum"
     assert page.conversation not in refused
 
 
