@@ -132,8 +132,17 @@ def test_a_card_names_files_that_exist(name: str) -> None:
         entries = {DATA_SETS[file].id for file in card["files"]}
         assert entries == {name}
         assert set(card["files"]) == {file for file, entry in DATA_SETS.items() if entry.id == name}
+    elif card["kind"] == "packaged":
+        assert [file for file in card["files"] if not packaged_file(file).is_file()] == []
     else:
         assert [pattern for pattern in card["files"] if not list(ROOT.glob(pattern))] == []
+
+
+def packaged_file(name: str) -> Path:
+    """A file in an installed package, by the package's name and the path inside it."""
+    package, _, path = name.partition("/")
+    found = pytest.importorskip(package).__file__
+    return Path(found).parent / path
 
 
 def test_the_table_in_the_readme_is_that_of_the_cards() -> None:
@@ -439,6 +448,17 @@ def count_mnist_trades() -> dict[str, int]:
     return {"weights": trained_numbers(data_file("weights/mnist/trades_mnist_smallcnn.pt"))}
 
 
+def count_digits() -> dict[str, int]:
+    with gzip.open(packaged_file("sklearn/datasets/data/digits.csv.gz"), "rt", encoding="utf-8") as file:
+        rows = [line.rstrip().split(",") for line in file]
+    return {
+        "images": len(rows),
+        "pixels": len(rows[0]) - 1,
+        "classes": len({row[-1] for row in rows}),
+        "greys": len({value for row in rows for value in row[:-1]}),
+    }
+
+
 def count_own_small_talk() -> dict[str, int]:
     rows = [
         row for path in sorted((ROOT / "scripts/data").glob("smalltalk_*.jsonl")) for row in read_jsonl(path)
@@ -501,6 +521,7 @@ COUNTERS: dict[str, Callable[[], dict[str, int]]] = {
     "mnist_trades": count_mnist_trades,
     "cifar10_jpeg": count_cifar10_jpeg,
     "cifar10_resnet": count_cifar10_resnet,
+    "digits": count_digits,
     "own_small_talk": count_own_small_talk,
     "own_characters": count_own_characters,
     "own_style_evaluation": count_own_style_evaluation,
