@@ -36,8 +36,7 @@ def why_html(reply: Reply, name: str, asked: str) -> str:
     if found := evidence.get("candidates", ()):
         parts.append(_found(list(found)))
     if exemplars := evidence.get("exemplars", ()):
-        rows = "".join(f"<li>{escape(str(text))}</li>" for text in exemplars)
-        parts.append(f"<p>The reply was written with these exemplars in view:</p><ol>{rows}</ol>")
+        parts.append(_exemplars([str(text) for text in exemplars], list(evidence.get("considered", ()))))
     if len(parts) == 1:
         parts.append("<p>The language model answered from the conversation alone; nothing was looked up.</p>")
     parts.append(_facts(reply))
@@ -60,26 +59,51 @@ def _pairs(pairs: list[Mapping[str, Any]], name: str, matcher: str) -> str:
         if any(pair["context"] for pair in shown)
         else f"The language model had these lines of {escape(name)} in view; the best fitting stood last."
     )
-    cards = []
-    for pair in shown:
-        share = (float(pair["order_score"]) - least) / span if span else 1.0
-        scores = [("fit to the message", pair["order_score"]), ("match of the pair", pair.get("match_score"))]
-        context = f'<p class="dk-context">{escape(str(pair["context"]))}</p>' if pair["context"] else ""
-        cards.append(
-            f'<li>{context}<p class="dk-line">{escape(str(pair["utterance"]))}</p>'
-            f'<p class="dk-scores"><span class="dk-bar"><i style="width:{100 * share:.0f}%"></i></span>'
-            f"{_scores(scores)}</p></li>"
+    cards = [
+        _card(
+            pair["context"],
+            pair["utterance"],
+            {"fit to the message": pair["order_score"], "match of the pair": pair.get("match_score")},
+            bar=(float(pair["order_score"]) - least) / span if span else 1.0,
         )
+        for pair in shown
+    ]
     return f'<p>{intro}</p><ol class="dk-cards">{"".join(cards)}</ol>'
 
 
 def _found(rows: list[Mapping[str, Any]]) -> str:
     cards = [
-        f'<li><p class="dk-line">{escape(str(row["response"]))}</p><p class="dk-scores">'
-        f"{_scores([('score', row['score']), ('rank score', row.get('rank_score'))])}</p></li>"
+        _card("", row["response"], {"score": row["score"], "rank score": row.get("rank_score")})
         for row in rows
     ]
     return f'<p>The reply is the first of these responses.</p><ol class="dk-cards">{"".join(cards)}</ol>'
+
+
+def _exemplars(texts: list[str], considered: list[Mapping[str, Any]]) -> str:
+    """The exemplars that a reply was written with, and what the others would have given."""
+    cards = [_card("", text, {}) for text in texts]
+    if considered:
+        cards = [
+            _card(
+                f"Exemplar: {row['exemplar']}" if row["exemplar"] is not None else "Without an exemplar",
+                row["reply"],
+                {"score": row["score"], "rank score": row["rank_score"]},
+            )
+            for row in considered
+        ]
+    intro = "The reply was written with an exemplar in view: the first of these."
+    return f'<p>{intro}</p><ol class="dk-cards">{"".join(cards)}</ol>'
+
+
+def _card(context: str, line: str, scores: Mapping[str, Any], *, bar: float | None = None) -> str:
+    parts = [f'<p class="dk-context">{escape(str(context))}</p>'] if context else []
+    parts.append(f'<p class="dk-line">{escape(str(line))}</p>')
+    told = _scores(scores.items())
+    if bar is not None:
+        told = f'<span class="dk-bar"><i style="width:{100 * bar:.0f}%"></i></span>{told}'
+    if told:
+        parts.append(f'<p class="dk-scores">{told}</p>')
+    return f"<li>{''.join(parts)}</li>"
 
 
 def _scores(scores: Iterable[tuple[str, Any]]) -> str:

@@ -52,6 +52,10 @@ def test_the_pairs_of_a_reply_stand_there_with_both_scores_the_best_first() -> N
         {"pairs": [{"context": HOSTILE, "utterance": HOSTILE, "match_score": None, "order_score": 1.0}]},
         {"candidates": [{"response": HOSTILE, "score": 0.5, "rank_score": 2.0}]},
         {"exemplars": [HOSTILE]},
+        {
+            "exemplars": [HOSTILE],
+            "considered": [{"exemplar": HOSTILE, "reply": HOSTILE, "score": 1, "rank_score": 1}],
+        },
         {"prompt": HOSTILE},
         {"prompt": [{"role": HOSTILE, "content": HOSTILE}]},
         {"model": HOSTILE.replace("/", ""), "matcher": HOSTILE},
@@ -70,7 +74,18 @@ def test_found_responses_and_exemplars_are_shown() -> None:
     assert shown.index("Tea.") < shown.index("Soup.")
     assert "score 0.500" in shown and "rank score 2.000" in shown and "score 0.750" in shown
     shown = Parsed(why_html(Reply("Tea.", evidence={"exemplars": ["Cake."]}), "Ann", "Lunch?")).text
-    assert "Cake." in shown and "exemplars" in shown
+    assert "Cake." in shown and "exemplar in view" in shown
+
+
+def test_an_exemplars_rivals_are_shown_with_their_replies() -> None:
+    considered = [
+        {"exemplar": "Cake.", "reply": "Cake, dear.", "score": 0.5, "rank_score": -1.25},
+        {"exemplar": None, "reply": "", "score": None, "rank_score": None},
+    ]
+    evidence = {"exemplars": ["Cake."], "considered": considered}
+    shown = Parsed(why_html(Reply("Cake, dear.", evidence=evidence), "Ann", "Lunch?")).text
+    assert shown.index("Exemplar: Cake.") < shown.index("Cake, dear.") < shown.index("Without an exemplar")
+    assert "score 0.500" in shown and "rank score -1.250" in shown
 
 
 def test_what_did_not_fit_is_said() -> None:
