@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .paths import IntegratedGradients as IntegratedGradients
     from .pictures import heatmap_grid as heatmap_grid
     from .pictures import html_grid as html_grid
+    from .regions import XRAI as XRAI
     from .retraining import RetrainingResult as RetrainingResult
     from .retraining import degraded as degraded
     from .retraining import roar as roar
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "METHODS": "explaining",
+    "XRAI": "regions",
     "Attribution": "attribution",
     "AutoencoderDistance": "manifold",
     "Deconvolution": "backprop",
@@ -61,6 +63,7 @@ _HOME = {
 
 __all__ = [
     "METHODS",
+    "XRAI",
     "Attribution",
     "AutoencoderDistance",
     "Deconvolution",

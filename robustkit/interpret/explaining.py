@@ -12,6 +12,7 @@ from .attribution import Attribution, Maps
 from .backprop import Deconvolution, Gradient, GuidedBackprop, RectGrad
 from .noise import SmoothGrad
 from .paths import IntegratedGradients
+from .regions import XRAI
 from .subjects import GradientField, Score, Target, subject_of, undisturbed
 
 __all__ = ["METHODS", "Method", "explain"]
@@ -36,6 +37,7 @@ METHODS: dict[str, Method] = {
     "deconvolution": Deconvolution(),
     "rectgrad": RectGrad(),
     "rectgrad_gated": RectGrad(rule="gated"),
+    "xrai": XRAI(),
 }
 """Methods by the name that `explain` knows, with their default settings."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustkit.classifiers import ImageClassifier
-from robustkit.interpret import METHODS, Gradient, IntegratedGradients, RectGrad, SmoothGrad, explain
+from robustkit.interpret import METHODS, XRAI, Gradient, IntegratedGradients, RectGrad, SmoothGrad, explain
 
 from .nets import autograd, cnn, images, mlp
 
@@ -134,6 +134,7 @@ def snapshot(net: nn.Module) -> tuple[Any, ...]:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_r11_the_model_and_the_random_state_are_as_they_were(method: str) -> None:
     net = tiny("vit") if method == "rectgrad_gated" else tiny("resnet")
+    settings = XRAI(side=16, steps=2) if method == "xrai" else method
     next(net.parameters()).requires_grad_(False)
     before, relu, random = snapshot(net), torch.relu, torch.get_rng_state()
     x = pixels()
@@ -141,9 +142,9 @@ def test_r11_the_model_and_the_random_state_are_as_they_were(method: str) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         with torch.no_grad():
-            explain(net, x, method)
+            explain(net, x, settings)
         with torch.inference_mode():
-            explain(net, x, method)
+            explain(net, x, settings)
     after = snapshot(net)
     for name, (value, needs) in before[0].items():
         assert torch.equal(value, after[0][name][0]) and needs == after[0][name][1], name
