@@ -2,10 +2,11 @@
 
     python scripts/serve_load.py --clients 64 --seconds 60 --out runs/serve_load.json
 
-Starts a server of the embedded characters on a free port, lets clients of the `openai` package hold
-conversations (every other one streamed) until the time is over and their last reply is there, then stops it
-with SIGTERM in the middle of a streamed reply. Needs no network. The exit code is 1 if a request failed with
-anything but 429, if an accepted request was not answered, or if the last reply was not finished.
+Starts a server of the embedded characters on a free port (options of `dialogkit serve` may follow a `--`),
+lets clients of the `openai` package hold conversations (every other one streamed) until the time is over and
+their last reply is there, then stops it with SIGTERM in the middle of a streamed reply. Needs no network. The
+exit code is 1 if a request failed with anything but 429, if an accepted request was not answered, or if the
+last reply was not finished. The server's processor time shows whether the machine had other work.
 """
 
 from __future__ import annotations
@@ -64,8 +65,11 @@ def main() -> None:
     )
     parser.add_argument("--max-tokens", type=int, default=24)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("serve", nargs="*", help="options for `dialogkit serve`, after --")
     arguments = parser.parse_args()
-    figures = measure(arguments.clients, arguments.seconds, arguments.max_requests, arguments.max_tokens)
+    figures = measure(
+        arguments.clients, arguments.seconds, arguments.max_requests, arguments.max_tokens, arguments.serve
+    )
     print(json.dumps(figures, indent=2))
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,10 +78,12 @@ def main() -> None:
         sys.exit(1)
 
 
-def measure(clients: int, seconds: float, max_requests: int, max_tokens: int) -> dict[str, Any]:
+def measure(
+    clients: int, seconds: float, max_requests: int, max_tokens: int, options: list[str]
+) -> dict[str, Any]:
     """Starts a server, loads it, stops it; the figures."""
     command = [sys.executable, "-c", "from dialogkit.cli import main; main()", "serve", "--port", "0"]
-    command += ["--max-requests", str(max_requests)]
+    command += ["--max-requests", str(max_requests), *options]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)
         try:
@@ -88,6 +94,7 @@ def measure(clients: int, seconds: float, max_requests: int, max_tokens: int) ->
         finally:
             process.kill()
     return {
+        "serve": options,
         "clients": clients,
         "seconds": seconds,
         "max_requests": max_requests,
