@@ -55,6 +55,10 @@ class ContextTower(nn.Module):
         self._original = (model, retriever)
         self._prompt = model.prompts.get(role) or ""
         self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in _route(model, role))
+        for name, parameter in self.named_parameters():
+            # Texts are pooled from their tokens: a pooler of BERT's own, unused, stalls distributed training.
+            if "pooler" in name:
+                parameter.requires_grad_(False)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and masks ``[B, T]`` of contexts, which lose their beginning where they are too long."""
@@ -104,9 +108,8 @@ class ContextTower(nn.Module):
 
         model, origin = self._original
         role = origin.response_role if isinstance(origin, SentenceTransformerRetriever) else "document"
-        router = Router.for_query_document(
-            query_modules=list(self.layers.children()), document_modules=_route(model, role)
-        )
+        layers: list[Any] = list(self.layers)
+        router = Router.for_query_document(query_modules=layers, document_modules=_route(model, role))
         prompts = {"query": self._prompt, "document": model.prompts.get(role) or ""}
         device = str(next(self.parameters()).device)
         both = SentenceTransformer(modules=[router], similarity_fn_name="dot", prompts=prompts, device=device)
