@@ -126,14 +126,15 @@ def test(
         int, typer.Option("--sessions", min=1, help="Conversations with each half of the lines.")
     ] = 2,
     min_style: Annotated[
-        float, typer.Option("--min-style", help="Least lead in StyleProb over the model without lines.")
-    ] = 0.05,
+        float, typer.Option("--min-style", help="What the lead in StyleProb must exceed with its interval.")
+    ] = 0.0,
     max_contradiction: Annotated[
         float, typer.Option("--max-contradiction", help="Highest share of contradicting replies.")
     ] = 0.05,
     max_drift: Annotated[
-        float, typer.Option("--max-drift", help="Largest loss of StyleProb in a conversation's second half.")
-    ] = 0.1,
+        float,
+        typer.Option("--max-drift", help="Share of the lead that a conversation's second half may lose."),
+    ] = 0.5,
     max_repeats: Annotated[
         float, typer.Option("--max-repeats", help="Highest share of turns that repeat an earlier one.")
     ] = 0.5,

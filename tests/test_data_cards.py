@@ -487,6 +487,7 @@ def count_own_style_evaluation() -> dict[str, int]:
         "lines": sum(len(speaker["lines"]) for speaker in study["speakers"].values()),
         "questions": len(study["questions"]),
         "dev_questions": len(study["dev_questions"]),
+        "gold_contexts": sum(len(turns) for turns in study["gold_contexts"].values()),
     }
 
 

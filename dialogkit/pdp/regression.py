@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from random import Random
 from typing import Any
@@ -66,9 +66,11 @@ class RegressionConfig:
         questions: What the user says, at least two turns; a conversation has as many.
         sessions: Conversations, and draws of every single reply, for each half of the lines.
         seed: Of replies and of the order of questions.
-        min_style: Least lead in StyleProb over the model without lines.
+        min_style: What the lead in StyleProb over the model without lines must exceed with its whole 95 %
+            interval.
         max_contradiction: Highest share of replies that contradict the card.
-        max_drift: Largest loss of StyleProb in the second half of a conversation.
+        max_drift: The share of the lead that a conversation's second half may lose; more is lost for sure if
+            the whole 95 % interval of the loss lies above it.
         max_repeats: Highest share of turns that repeat an earlier turn of the conversation.
         max_leakage: Highest share of replies with words of another character.
         run: Words in a row that count as another's.
@@ -80,9 +82,9 @@ class RegressionConfig:
     questions: tuple[str, ...] = QUESTIONS
     sessions: int = 2
     seed: int = 0
-    min_style: float = 0.05
+    min_style: float = 0.0
     max_contradiction: float = 0.05
-    max_drift: float = 0.1
+    max_drift: float = 0.5
     max_repeats: float = 0.5
     max_leakage: float = 0.0
     run: int = 5
@@ -95,9 +97,10 @@ class RegressionConfig:
             raise ValueError(f"sessions must be at least 1, got {self.sessions}")
         if self.run < 2:
             raise ValueError(f"run must be at least 2, got {self.run}")
-        for name in ("min_style", "max_drift"):
-            if not -1 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [-1, 1], got {getattr(self, name)}")
+        if not -1 <= self.min_style <= 1:
+            raise ValueError(f"min_style must be in [-1, 1], got {self.min_style}")
+        if not self.max_drift >= 0:
+            raise ValueError(f"max_drift must not be negative, got {self.max_drift}")
         for name in ("max_contradiction", "max_repeats", "max_leakage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -112,6 +115,7 @@ class _Said:
     style: float
     kind: str
     turn: int
+    half: int
     before: tuple[str, ...] = field(default=(), repr=False)
 
     def record(self) -> dict[str, Any]:
@@ -126,6 +130,7 @@ class _Fold:
     character: Character
     judge: StyleJudge
     label: int
+    half: int = 0
 
     def style(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         found = self.judge.probabilities(list(texts))[:, self.label]
@@ -219,10 +224,11 @@ def examine_character(
             bare += fold.style(texts).tolist()
             progress.advance(1)
             said += _conversations(talking, fold, config, progress)
+    style = _style(said, bare, folds, config)
     checks = (
-        _style(said, bare, folds, config),
+        style,
         _contradictions(said, character, rivals, nli, config),
-        _drift(said, config, len(folds)),
+        _drift(said, style, config),
         _leakage(said, character, rivals, config),
     )
     replies = tuple(one.record() for one in said)
@@ -254,7 +260,7 @@ def _folds(character: Character, others: Sequence[Character], judge: StyleJudge 
             utterances=character.utterances[shown::2],
             gold_contexts=None if gold is None else gold[shown::2],
         )
-        folds.append(_Fold(half, known, 0))
+        folds.append(_Fold(half, known, 0, shown))
     return folds
 
 
@@ -264,7 +270,7 @@ def _alone(bot: PDPChatbot, fold: _Fold, config: RegressionConfig) -> list[_Said
     for session in range(config.sessions):
         texts = [r.text for r in bot.reply_batch(list(config.questions), seed=config.seed + session)]
         found += [
-            _Said(question, text, style, "alone", 1)
+            _Said(question, text, style, "alone", 1, fold.half)
             for question, text, style in zip(config.questions, texts, fold.style(texts).tolist(), strict=True)
         ]
     return found
@@ -283,7 +289,7 @@ def _conversations(bot: PDPChatbot, fold: _Fold, config: RegressionConfig, progr
         texts = [reply.text for reply in bot.reply_batch(histories, seed=config.seed)]
         for history, text, style in zip(histories, texts, fold.style(texts).tolist(), strict=True):
             before = tuple(each.text for each in history[:-1])
-            found.append(_Said(history[-1].text, text, style, "conversation", turn + 1, before))
+            found.append(_Said(history[-1].text, text, style, "conversation", turn + 1, fold.half, before))
             history.append(Turn(bot.name, text))
         progress.advance(1)
     return found
@@ -308,10 +314,10 @@ def _style(
     worst = sorted(alone, key=lambda one: one.style)[:_EXAMPLES]
     message = (
         f"StyleProb {figures['style_prob']:.3f}, {lead:+.3f} [{low:+.3f}, {high:+.3f}] against the model "
-        f"without lines; at least {config.min_style:+.3f} is asked"
+        f"without lines; the interval must lie above {config.min_style:+.3f}"
     )
     examples = tuple(f"{one.style:.3f}  {one.question} -> {one.reply}" for one in worst)
-    return Check("style", lead >= config.min_style, message, figures, examples)
+    return Check("style", low > config.min_style, message, figures, examples)
 
 
 def _contradictions(
@@ -356,27 +362,38 @@ def _inferred(said: Sequence[_Said], lines: Sequence[str], nli: NLIJudge) -> lis
     return [worst.get(one.reply) for one in said]
 
 
-def _drift(said: Sequence[_Said], config: RegressionConfig, folds: int) -> Check:
-    """Compares within a half of the lines: its replies alone stand before its conversations."""
-    count, sessions = len(config.questions), config.sessions
-    losses: list[float] = []
-    for block in _blocks(said, folds):
-        alone, talk = block[: count * sessions], block[count * sessions :]
-        afresh = {
-            q: float(np.mean([one.style for one in alone if one.question == q])) for q in config.questions
-        }
-        losses += [afresh[one.question] - one.style for one in talk if one.turn > count // 2]
+def _drift(said: Sequence[_Said], style: Check, config: RegressionConfig) -> Check:
+    """Compares every late turn with the same question asked alone, with the same half of the lines."""
+    afresh: dict[tuple[int, str], list[float]] = {}
+    losses: dict[str, list[float]] = {}
+    for one in said:
+        if one.kind == "alone":
+            afresh.setdefault((one.half, one.question), []).append(one.style)
     talk = [one for one in said if one.kind == "conversation"]
+    for one in talk:
+        if one.turn > len(config.questions) // 2:
+            loss = float(np.mean(afresh[one.half, one.question])) - one.style
+            losses.setdefault(one.question, []).append(loss)
+    by_question = np.array([np.mean(each) for each in losses.values()])
+    low, high = _interval(by_question, config.seed)
     again = [one for one in talk if one.reply and one.reply in one.before[1::2]]
-    loss, repeats = float(np.mean(losses)), len(again) / len(talk)
-    figures = {"loss": loss, "repeats": repeats, "turns": float(count)}
+    repeats, lead = len(again) / len(talk), style.figures["lead"]
+    figures = {
+        "loss": float(by_question.mean()),
+        "low": low,
+        "high": high,
+        "repeats": repeats,
+        "turns": float(len(config.questions)),
+    }
     message = (
-        f"StyleProb falls by {loss:.3f} in the second half of {count} turns, at most {config.max_drift:.3f}; "
+        f"StyleProb falls by {figures['loss']:.3f} [{low:+.3f}, {high:+.3f}] in the second half of "
+        f"{len(config.questions)} turns; at most {config.max_drift:.0%} of the lead may surely be lost; "
         f"{repeats:.1%} of turns repeat an earlier one, at most {config.max_repeats:.1%}"
     )
     examples = tuple(f"turn {one.turn} repeats: {one.reply}" for one in again[:_EXAMPLES])
-    passed = loss <= config.max_drift and repeats <= config.max_repeats
-    return Check("drift", passed, message, figures, examples)
+    # Without a lead there is nothing to lose, which is the first check's business.
+    faded = lead > 0 and low > config.max_drift * lead
+    return Check("drift", not faded and repeats <= config.max_repeats, message, figures, examples)
 
 
 def _leakage(
@@ -396,12 +413,6 @@ def _leakage(
     )
     figures = {"share": share, "replies": float(len(said)), "others": float(len(others))}
     return Check("leakage", share <= config.max_leakage, message, figures, tuple(found[:_EXAMPLES]))
-
-
-def _blocks(said: Sequence[_Said], folds: int) -> Iterator[Sequence[_Said]]:
-    size = len(said) // folds
-    for start in range(0, len(said), size):
-        yield said[start : start + size]
 
 
 def _interval(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:

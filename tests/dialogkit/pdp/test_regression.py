@@ -138,9 +138,14 @@ def test_denying_the_card_fails_contradiction() -> None:
 
 
 def test_losing_the_voice_late_fails_drift() -> None:
-    found = report(lambda prompt: faithful(prompt) if turns(prompt) <= 3 else f"I think so, {turns(prompt)}.")
+    def late(prompt: str) -> str:
+        return faithful(prompt) if turns(prompt) <= 3 else f"I think so, {turns(prompt)}."
+
+    found = report(late)
     assert failed(found) == ["drift"]
-    assert found.checks[2].figures["loss"] > 0.2 and found.checks[2].figures["repeats"] == 0
+    drift = found.checks[2].figures
+    assert drift["low"] > 0.5 * found.checks[0].figures["lead"] and drift["repeats"] == 0
+    assert report(late, max_drift=5.0).passed
 
 
 def test_saying_the_same_again_and_again_fails_drift() -> None:
@@ -301,6 +306,7 @@ def test_json_and_junit_tell_the_same(good: CharacterReport, tmp_path: Path) -> 
         ({"sessions": 0}, "sessions must be at least 1"),
         ({"run": 1}, "run must be at least 2"),
         ({"min_style": 1.5}, r"min_style must be in \[-1, 1\]"),
+        ({"max_drift": -0.1}, "max_drift must not be negative"),
         ({"max_leakage": -0.1}, r"max_leakage must be in \[0, 1\]"),
         ({"max_repeats": float("nan")}, r"max_repeats must be in \[0, 1\]"),
     ],
