@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from trainkit.report import Table as Table
 
 _HOME = {
-    "GradientConfig": "robustkit.evaluation.gradients",
-    "evaluate_images": "robustkit.evaluation.gradients",
-    "gradient_section": "robustkit.evaluation.gradients",
-    "text_gradient_section": "robustkit.evaluation.gradients",
-    "parse_threat": "robustkit.evaluation.threats",
-    "read_labelled_images": "robustkit.evaluation.images",
     "Estimate": "trainkit.report",
     "EvaluationConfig": "robustkit.evaluation.robustness",
     "Examples": "trainkit.report",
     "Figure": "trainkit.report",
+    "GradientConfig": "robustkit.evaluation.gradients",
     "RobustnessReport": "robustkit.evaluation.report",
     "Section": "trainkit.report",
     "Table": "trainkit.report",
     "attack_example": "robustkit.evaluation.report",
     "curves_figure": "robustkit.evaluation.figures",
+    "evaluate_images": "robustkit.evaluation.gradients",
     "evaluate_robustness": "robustkit.evaluation.robustness",
+    "gradient_section": "robustkit.evaluation.gradients",
+    "parse_threat": "robustkit.evaluation.threats",
+    "read_labelled_images": "robustkit.evaluation.images",
+    "text_gradient_section": "robustkit.evaluation.gradients",
 }
 
 __all__ = [

@@ -21,6 +21,20 @@ PAGE = Path(__file__).parents[2] / "docs" / "si_hg.md"
 FIGURE = PAGE.parent / "img" / "si_hg_convergence.svg"
 BEGIN, END = "<!-- convergence: begin -->", "<!-- convergence: end -->"
 SHOWN = ("a", "b", "d, h=0.6", "e")
+# Curves of panel (e) that lie on others or only show that a step is too long; they are in the table.
+LEFT_OUT = frozenset(
+    {
+        "SI-HG R1, τ=0.03, η=0",
+        "SI-HG R1, τ=0.03, η=1",
+        *(f"SI-HG R1, τ=0.3, η={eta}" for eta in ("0", "0.5", "1")),
+        "SI-HG R2, τ=0.3, η=1",
+        "alternating SGDA, 0.03",
+    }
+)
+COLOURS = (
+    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22",
+    "#17becf", "#000000",
+)  # fmt: skip
 POINTS = 100
 
 
@@ -87,15 +101,16 @@ def _figure(found: dict[str, list[Curve]], path: Path) -> None:
     sections = {section.key: section for section in SECTIONS}
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 8.4), layout="constrained")
     for axis, key in zip(axes.flat, SHOWN, strict=True):
-        for index, curve in enumerate(found[key]):
+        shown = [curve for curve in found[key] if curve.name not in LEFT_OUT]
+        for index, curve in enumerate(shown):
             passes, values = _thinned(curve)
             ours = curve.name.startswith("SI-HG")
             axis.plot(
                 passes,
                 values,
-                color=pyplot.get_cmap("tab20")(index % 20),
+                color=COLOURS[index],
                 linestyle="-" if ours else "--",
-                linewidth=1.6 if ours else 1.1,
+                linewidth=1.6 if ours else 1.2,
                 label=curve.name,
             )
         axis.set_yscale("log")
@@ -106,7 +121,7 @@ def _figure(found: dict[str, list[Curve]], path: Path) -> None:
         axis.set_xlabel("passes over the data (gradients of the whole sum)", fontsize=8)
         axis.set_ylabel("best squared residual so far" if key == "e" else "squared residual", fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.legend(fontsize=5.5 if key == "e" else 6.5, ncols=2 if key == "e" else 1)
+        axis.legend(fontsize=6.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     matplotlib.rcParams["svg.hashsalt"], matplotlib.rcParams["svg.fonttype"] = "convergence", "none"
     figure.savefig(path, metadata={"Date": None})

@@ -48,7 +48,7 @@ class Result:
 
 
 def write_report(rows: Sequence[Result], output: Path, *, attack_steps: int, images: int, page: bool) -> None:
-    """Writes a table for each budget and a figure of robust accuracy against passes.
+    """Writes a table for each budget and, for several, a figure of robust accuracy against passes.
 
     Args:
         rows: What was measured.
@@ -57,6 +57,8 @@ def write_report(rows: Sequence[Result], output: Path, *, attack_steps: int, ima
         images: Test images.
         page: Put tables and figure into the documentation too.
     """
+    budgets = sorted({row.budget for row in rows})
+    picture = FIGURE if page else output / "digits.svg"
     text = "\n\n".join(
         [
             "Made by `python scripts/robust_digits.py --page`: a small network without batch norm, "
@@ -65,14 +67,17 @@ def write_report(rows: Sequence[Result], output: Path, *, attack_steps: int, ima
             "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
             f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "
             f"training on one thread of a shared machine ({platform.machine()}, torch {torch.__version__}).",
+            *(_table([row for row in rows if row.budget == budget], attack_steps) for budget in budgets),
             *(
-                _table([row for row in rows if row.budget == budget], attack_steps)
-                for budget in sorted({row.budget for row in rows})
+                [f"![Accuracy under the suite against passes](img/{picture.name})"]
+                if len(budgets) > 1
+                else []
             ),
         ]
     )
     (output / "digits.md").write_text(text + "\n", encoding="utf-8")
-    _figure(rows, FIGURE if page else output / "digits.svg")
+    if len(budgets) > 1:
+        _figure(rows, budgets, picture)
     if page:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
@@ -106,14 +111,13 @@ def _table(rows: Sequence[Result], attack_steps: int) -> str:
     return "\n".join(lines)
 
 
-def _figure(rows: Sequence[Result], path: Path) -> None:
+def _figure(rows: Sequence[Result], budgets: Sequence[int], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    budgets = sorted({row.budget for row in rows})
     for index, entry in enumerate(METHODS):
         own = {b: [row.suite for row in rows if (row.method, row.budget) == (entry.name, b)] for b in budgets}
         own = {budget: values for budget, values in own.items() if values}
