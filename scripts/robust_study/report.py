@@ -69,7 +69,7 @@ def write_report(rows: Sequence[Result], output: Path, *, attack_steps: int, ima
             f"training on one thread of a shared machine ({platform.machine()}, torch {torch.__version__}).",
             *(_table([row for row in rows if row.budget == budget], attack_steps) for budget in budgets),
             *(
-                [f"![Accuracy under the suite against passes](img/{picture.name})"]
+                [f"![Accuracy against passes](img/{picture.name})"]
                 if len(budgets) > 1
                 else []
             ),
