@@ -34,6 +34,7 @@ def randomisation_test(
     target: Target = None,
     score: Score = "logit",
     reduce: Reduce = "abs_sum",
+    every: int = 1,
     seed: int = 0,
     batch_size: int = 32,
 ) -> dict[str, Any]:
@@ -50,16 +51,20 @@ def randomisation_test(
         target: The explained classes; None: those that the trained network predicts, throughout.
         score: See `explain`.
         reduce: Of maps before they are ranked, see `Attribution.map`.
+        every: Compare after each so many layers only, and after the last.
         seed: Of the new weights.
         batch_size: See `explain`.
 
     Returns:
-        ``layers``: names from the top; ``kept``: names of weights that stay; ``methods``: for each the mean
-        rank correlation with the original map, one number for each step; NaN where all maps were constant.
+        ``layers``: names from the top; ``steps``: how many of them were drawn when maps were compared;
+        ``methods``: for each the mean rank correlation with the original map at each step, NaN where all maps
+        were constant; ``kept``: names of weights that stay.
 
     Raises:
         ValueError: See `explain`; no methods, an unknown mode, or no layer that can be drawn anew.
     """
+    if every < 1:
+        raise ValueError(f"every is {every}; expected 1 or more")
     if mode not in ("cascade", "independent"):
         raise ValueError(f"mode is {mode!r}; expected 'cascade' or 'independent'")
     if not methods:
@@ -78,12 +83,15 @@ def randomisation_test(
     asked = next(iter(first.values())).target
     parts = dict(module.named_modules())
     found: dict[str, list[float]] = {name: [] for name in methods}
-    for step, layer in enumerate(layers):
+    steps = [step for step in range(1, len(layers) + 1) if step % every == 0 or step == len(layers)]
+    for step, layer in enumerate(layers, 1):
         if mode == "independent":
             module.load_state_dict(given)
         with preserved_rng(), torch.no_grad():
             torch.manual_seed(derive_seed("layer", seed, step))
             parts[layer].reset_parameters()
+        if step not in steps:
+            continue
         for name, method in methods.items():
             own = explain(changed, inputs, method, target=asked, **settings)
             found[name].append(_likeness(first[name], own, reduce))
@@ -93,7 +101,7 @@ def randomisation_test(
         for name, _ in parts[layer].named_parameters(recurse=False)
     }
     kept = [name for name, _ in module.named_parameters() if name not in reached]
-    return {"layers": layers, "kept": kept, "methods": found}
+    return {"layers": layers, "steps": steps, "kept": kept, "methods": found}
 
 
 def random_logit_test(

@@ -44,6 +44,8 @@ def test_p1_the_gradient_forgets_the_network_layer_by_layer() -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     again = randomisation_test(net, vectors(), {"gradient": "gradient"})
     assert again["methods"]["gradient"] == gradient
+    some = randomisation_test(net, vectors(), {"gradient": "gradient"}, every=3)
+    assert some["steps"] == [3, 4] and some["methods"]["gradient"] == gradient[2:]
     assert randomisation_test(net, vectors(), {"g": "gradient"}, seed=1)["methods"]["g"] != gradient
 
 
