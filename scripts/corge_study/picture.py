@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 __all__ = ["draw"]
 
 
@@ -33,6 +35,10 @@ def draw(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: Path) 
         axes.scatter(*zip(*points, strict=True), s=12, color=colour, alpha=0.5)
         mean = tuple(fmean(values) for values in zip(*points, strict=True))
         axes.scatter(*mean, s=70, marker="X", color=colour, label=method)
+    axes.set_xscale("log")
+    # Most generators copy next to nothing: the root tells them apart.
+    axes.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("log PPL with the retrieved exemplar - log PPL with the gold response (leaning)")
     axes.set_ylabel("exemplar BLEU-2 of replies (copying)")
     axes.legend(frameon=False, fontsize=8)
