@@ -69,6 +69,8 @@ def holds_images(path: str | Path) -> bool:
     path = Path(path)
     if path.is_file():
         return False
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
     saved = saved_dataset(path)
     return saved is None or "text" not in saved.column_names
 

@@ -115,6 +115,8 @@ def test_a_saved_data_set_is_read(tmp_path: Path, folder: Path, classifier: Imag
 
 
 def test_images_that_cannot_be_used_are_refused(tmp_path: Path, classifier: ImageClassifier) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+        holds_images(tmp_path / "none.jsonl")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         read_labelled_images(tmp_path / "none", classifier)
     (tmp_path / "day").mkdir()
