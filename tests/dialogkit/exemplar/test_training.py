@@ -27,13 +27,20 @@ from dialogkit.exemplar import (
     ExemplarPacker,
     ExemplarPolicy,
     ExemplarSelector,
+    JaccardFilter,
     LengthBudget,
     exemplar_loss,
     preset,
     train_exemplar,
 )
 from dialogkit.generation import TransformersLM
-from dialogkit.retrieval import BiEncoder, ResponseIndex, build_biencoder
+from dialogkit.retrieval import (
+    BiEncoder,
+    ResponseIndex,
+    SentenceTransformerRetriever,
+    biencoder_from,
+    build_biencoder,
+)
 from tests.dialogkit.exemplar.toys import (
     WORDS,
     Recorder,
@@ -43,8 +50,9 @@ from tests.dialogkit.exemplar.toys import (
     response_index,
     response_set,
 )
+from tests.dialogkit.g2r.test_chatbot import encoder_folder
 from tests.dialogkit.tiny import byte_tokenizer
-from trainkit import FitConfig, StepContext
+from trainkit import FitConfig, StepContext, fit
 
 ROOT = Path(__file__).resolve().parents[3]
 BUDGET = LengthBudget(context=40, exemplar=16, response=24)
@@ -207,6 +215,15 @@ def test_a_tower_gives_the_retrievers_vectors(biencoder: BiEncoder) -> None:
         ContextTower(WordRetriever())
 
 
+def test_all_that_may_learn_gets_a_gradient(tmp_path: Path) -> None:
+    # A parameter without one stalls distributed training: BERT's pooler would be such.
+    model = biencoder_from(encoder_folder(tmp_path), normalize=True)
+    tower = ContextTower(SentenceTransformerRetriever(model))
+    tower(tower.tokenize(["red it is", ""])).sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in tower.parameters())
+    assert not all(p.requires_grad for p in tower.parameters())
+
+
 @pytest.mark.parametrize("chunk_size", [2, 1000])
 def test_c8_who_learns(biencoder: BiEncoder, chunk_size: int) -> None:
     rows, model = examples(3), lm()
@@ -336,6 +353,45 @@ def test_bad_settings(biencoder: BiEncoder) -> None:
     plain = ExemplarSelector(biencoder, index, preset("retnref"), model.tokenizer)
     with pytest.raises(ValueError, match="nothing to learn"):
         ExemplarMethod(packer, plain, tower=tower)
+
+
+def first_words(model: TransformersLM, exemplars: list[str]) -> Tensor:
+    """How likely each token is to begin a reply, by exemplar: ``[exemplars, vocabulary]``."""
+    packer = ExemplarPacker(model, budget=BUDGET, marker="=")
+    rows = [packer.encode(("so",), exemplar, "x") for exemplar in exemplars]
+    batch = packer.collate(rows)
+    with torch.no_grad():
+        logits = model.model(**batch["inputs"]).logits
+    begins = (batch["labels"] != -100).int().argmax(dim=1)
+    return logits[torch.arange(len(rows)), begins].softmax(dim=1)
+
+
+def test_c17_another_exemplar_changes_a_corge_model_more_than_one_of_random_exemplars() -> None:
+    from scipy.stats import wilcoxon
+
+    # The context says nothing of the response; responses with a common word are neighbours.
+    texts = [f"{one} it is {other}" for one in WORDS[:6] for other in WORDS[6:]]
+    index = ResponseIndex.build(WordRetriever(), texts)
+    rows = [Example(("so",), text) for text in texts]
+    changes = []
+    for threshold in (0.9, 0.0):
+        rule = JaccardFilter(threshold)  # 0 replaces every exemplar by a random one
+        policy = replace(preset("corge"), k=2, filter=rule, temperature=1.0)
+        model = lm(seed=1)
+        packer = ExemplarPacker(model, budget=BUDGET, marker="=")
+        selector = ExemplarSelector(WordRetriever(), index, policy, model.tokenizer)
+        steps = FitConfig(
+            max_steps=120, batch_size=12, learning_rate=1e-2, schedule="constant", cpu=True, progress=False
+        )
+        hits = selector.cached_hits(rows)
+        method = ExemplarMethod(packer, selector, hits=hits, chunk_size=64)
+        fit(ExemplarModel(model.model, packer), method, rows, config=steps)
+        found = first_words(model, texts)
+        # The exemplar that stands next in the list begins with another word.
+        changes.append((found - found.roll(len(WORDS[6:]), dims=0)).abs().sum(dim=1) / 2)
+    corge, blind = changes
+    assert float(corge.mean()) > float(blind.mean())
+    assert wilcoxon(corge.numpy(), blind.numpy(), alternative="greater").pvalue < 1e-3
 
 
 TWO = """
