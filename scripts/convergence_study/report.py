@@ -45,14 +45,15 @@ def run(output: Path, *, page: bool) -> None:
         output: Folder for ``convergence.json``, ``convergence.md`` and the figure.
         page: Put tables and figure into the documentation too.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     found = {section.key: [measure(section, each) for each in section.runs] for section in SECTIONS}
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "convergence.json", _document(found))
     where = f"{platform.processor() or platform.machine()}, one thread of a shared machine"
     text = (
-        f"Made by `python scripts/convergence.py --page` in {seconds:.0f} s ({where}; Python "
+        f"Made by `python scripts/convergence.py --page` in about {round(seconds, -1):.0f} s of "
+        f"processor time ({where}; Python "
         f"{platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}).\n\n"
         + "\n\n".join(_table(section, found[section.key]) for section in SECTIONS)
     )
