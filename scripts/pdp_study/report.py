@@ -15,11 +15,15 @@ from .material import Speaker
 from .measure import Measured, difference, estimate
 from .replies import PUBLISHED, ROWS
 
-__all__ = ["orders", "relations", "write_report"]
+__all__ = ["orders", "relations", "summary", "write_report"]
 
 _DOCS = Path(__file__).parents[2] / "docs"
 PAGE = _DOCS / "pdp_comparison.md"
 FIGURE = _DOCS / "img" / "pdp_comparison.svg"
+
+_PICTURE = (
+    "![StyleProb of every row, with the published one, and style against relevance](img/pdp_comparison.svg)"
+)
 
 PAIRED = ("static", "dynamic", "random", "gold")
 
@@ -36,7 +40,8 @@ def write_report(
     """Writes ``report.md`` and ``figure.svg``; with ``page`` the parts of the documentation, too."""
     parts = {
         "setting": head,
-        "table": table(found, latency),
+        "table": f"{table(found, latency)}\n\n{_PICTURE}",
+        "summary": summary(found),
         "relations": relations(found),
         "orders": orders(found),
         "speakers": by_speaker(found, voices),
@@ -95,6 +100,31 @@ def relations(found: Mapping[str, Measured]) -> str:
     for claim, one, other in asked:
         gap = difference(one, other)
         lines.append(f"| {claim} | {_cell(gap, sign=True)} | {_verdict(1.0, gap)} |")
+    return "\n".join(lines)
+
+
+def summary(found: Mapping[str, Measured]) -> str:
+    """How much of the published order is there, in two sentences."""
+    lines = []
+    for place, (name, theirs) in enumerate((("StyleProb", "StyleProb"), ("relevance", "MaUdE"))):
+        values = {row: float(found[row].values[name].mean()) for row in PUBLISHED}
+        here = sorted(values, key=lambda row: -values[row])
+        there = sorted(PUBLISHED, key=lambda row: -PUBLISHED[row][place])
+        steps = sum((here.index(row) - there.index(row)) ** 2 for row in PUBLISHED)
+        count = len(PUBLISHED)
+        verdicts = [
+            _verdict(
+                PUBLISHED[one][place] - PUBLISHED[other][place],
+                difference(found[one].values[name], found[other].values[name]),
+            )
+            for one, other in combinations(PUBLISHED, 2)
+        ]
+        lines.append(
+            f"- **{name}**, from high to low: {', '.join(here)}. The paper's {theirs}: {', '.join(there)}. "
+            f"Spearman's rank correlation {1 - 6 * steps / (count * (count**2 - 1)):+.2f}; of "
+            f"{len(verdicts)} pairs {verdicts.count('agrees')} agree, {verdicts.count('disagrees')} disagree, "
+            f"{verdicts.count('undecided')} cannot be told apart here."
+        )
     return "\n".join(lines)
 
 

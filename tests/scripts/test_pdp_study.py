@@ -140,7 +140,7 @@ def test_the_report_fills_its_page_and_draws_the_figure(
         )
         for place, row in enumerate(study.ROWS)
     }
-    names = ("setting", "table", "relations", "orders", "speakers")
+    names = ("setting", "table", "summary", "relations", "orders", "speakers")
     page = tmp_path / "page.md"
     page.write_text("".join(f"Before {n}.\n<!-- {n} -->\nSTALE\n<!-- end {n} -->\n" for n in names))
     monkeypatch.setattr(report, "PAGE", page)
@@ -154,7 +154,10 @@ def test_the_report_fills_its_page_and_draws_the_figure(
     )
     assert "| static | 0.2" in text and "| static has more style than utterances only | +0.1" in text
     # Rows grow by 0.1 in the order of ROWS, in which random stands above dynamic.
-    assert "| dynamic − random | +0.001 | -0.1" in text and "disagrees" in text
+    assert "| dynamic − random | +0.002 | -0.1" in text and "disagrees" in text
+    # Ranks 6 5 4 3 2 1 against 6 5 4 1 2 3: the squares of the steps sum to 8. 15 pairs, of which dynamic
+    # stands below random and gold, and random below gold, against the paper.
+    assert "Spearman's rank correlation +0.77; of 15 pairs 12 agree, 3 disagree, 0 cannot" in text
     assert (tmp_path / "img" / "figure.svg").read_text().count("<svg") == 1
     page.write_text("nothing")
     with pytest.raises(ValueError, match="no place for 'setting'"):
