@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from dialogkit.generation import GenerationConfig, TransformersLM
+from dialogkit.generation.decoding import Decoding
 from dialogkit.generation.encoding import PromptEncoder
 from dialogkit.generation.forward import Forward
 from dialogkit.generation.reuse import KeptPrompts, longest_kept
@@ -191,6 +192,16 @@ class TestFewerTokens:
         read.clear()
         lm.generate([TURNS[0]] * 3, config=GREEDY)
         assert read == []  # only single tokens
+
+    def test_a_token_is_shown_before_the_model_reads_it(self, monkeypatch):
+        lm = pair_of(model_of("llama"))[0]
+        passes, chosen = [], []
+        advance, push = Forward.advance, Decoding._push
+        monkeypatch.setattr(Forward, "advance", lambda *args: (passes.append(1), advance(*args)))
+        monkeypatch.setattr(Decoding, "_push", lambda *args: (chosen.append(1), push(*args))[1])
+        for _ in lm.stream(TURNS[0], config=GREEDY):
+            assert len(passes) == len(chosen)
+        assert chosen
 
     def test_nothing_is_kept_unless_asked_for(self, read):
         lm = pair_of(model_of("llama"))[0]
