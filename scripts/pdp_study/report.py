@@ -119,11 +119,11 @@ def summary(found: Mapping[str, Measured]) -> str:
             )
             for one, other in combinations(PUBLISHED, 2)
         ]
+        counts = [verdicts.count(each) for each in ("agrees", "disagrees", "undecided")]
         lines.append(
             f"- **{name}**, from high to low: {', '.join(here)}. The paper's {theirs}: {', '.join(there)}. "
-            f"Spearman's rank correlation {1 - 6 * steps / (count * (count**2 - 1)):+.2f}; of "
-            f"{len(verdicts)} pairs {verdicts.count('agrees')} agree, {verdicts.count('disagrees')} disagree, "
-            f"{verdicts.count('undecided')} cannot be told apart here."
+            f"Spearman's rank correlation {1 - 6 * steps / (count * (count**2 - 1)):+.2f}; of {sum(counts)} "
+            f"pairs {counts[0]} agree, {counts[1]} disagree, {counts[2]} cannot be told apart here."
         )
     return "\n".join(lines)
 
