@@ -99,7 +99,9 @@ def serve(
         # Before anything is loaded.
         check_address(host, api_key)
         if web:
-            from dialogkit.web import mount_chat
+            from dialogkit.web.page import load_gradio, mount_chat
+
+            load_gradio()
         quiet()
         app = create_app(_bots(character or [], bot or [], model, matcher, retriever, contexts), settings)
         if web:

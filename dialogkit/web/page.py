@@ -1,17 +1,12 @@
 """The chat page, in Gradio."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Gradio reads the annotations of what it calls.
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-try:
-    import gradio as gr
-except ImportError as error:
-    raise ImportError("the chat page needs Gradio: pip install 'dialogkit-robustkit[web]'") from error
 
 from dialogkit.chat import MAX_MESSAGE, Chatbot, ChatSession, Reply
 from dialogkit.dialogues import USER, Turn
@@ -22,12 +17,13 @@ from dialogkit.serving.engine import Answer, Engine
 from .cast import UPLOADED, Cast, Controls
 from .conversation import SHOWN, Conversation, friendly
 from .evidence import NOTHING_YET, why_html
-from .uploads import MAX_UPLOAD, only_uploaded, read_upload
+from .uploads import MAX_UPLOAD, read_upload, upload_check
 
 if TYPE_CHECKING:
+    import gradio
     from fastapi import FastAPI
 
-__all__ = ["chat_page", "mount_chat"]
+__all__ = ["chat_page", "load_gradio", "mount_chat"]
 
 _STYLE = Path(__file__).with_name("page.css")
 _MAX_WAITING = 256
@@ -63,7 +59,7 @@ _DOWNLOAD = """(text) => {
 }"""
 
 
-def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
+def mount_chat(app: "FastAPI", *, path: str = "/chat") -> None:
     """Adds the chat page to a server of chatbots, and sends visitors of its root there.
 
     The page talks with the server's bots through its engine, so it shares its limits, and stands behind the
@@ -72,7 +68,11 @@ def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
     Args:
         app: What :func:`~dialogkit.serving.create_app` made.
         path: Where the page stands.
+
+    Raises:
+        ImportError: Gradio is not installed (extra ``web``).
     """
+    gr = load_gradio()
     from fastapi import Depends
     from fastapi.responses import RedirectResponse, Response
     from starlette.routing import Mount
@@ -84,7 +84,7 @@ def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
         app,
         chat_page(app.state.bots, engine=app.state.engine),
         path,
-        app_kwargs={"dependencies": [Depends(only_uploaded)]},
+        app_kwargs={"dependencies": [Depends(upload_check())]},
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -108,7 +108,7 @@ def mount_chat(app: FastAPI, *, path: str = "/chat") -> None:
     app.state.on_shutdown.append(page.stop_event.set)
 
 
-def chat_page(bots: Mapping[str, Chatbot], *, engine: Engine | None = None) -> gr.Blocks:
+def chat_page(bots: Mapping[str, Chatbot], *, engine: Engine | None = None) -> "gradio.Blocks":
     """The page, to be mounted by :func:`mount_chat`.
 
     Every visitor has a conversation of their own. Messages and replies are shown as they are: neither HTML
@@ -121,31 +121,47 @@ def chat_page(bots: Mapping[str, Chatbot], *, engine: Engine | None = None) -> g
         engine: Runs the bots; None makes one.
 
     Raises:
+        ImportError: Gradio is not installed (extra ``web``).
         ValueError: There is no bot.
     """
     return _Page(Cast(bots), engine or Engine()).build()
+
+
+def load_gradio() -> Any:
+    """Gradio, imported when it is needed.
+
+    Raises:
+        ImportError: It is not installed; the message says how to.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError("the chat page needs Gradio: pip install 'dialogkit-robustkit[web]'") from error
+    return gradio
 
 
 class _Page:
     """The parts of the page and what happens when they are used."""
 
     def __init__(self, cast: Cast, engine: Engine) -> None:
+        self.gr = load_gradio()
         self.cast = cast
         self.engine = engine
 
     # Layout -------------------------------------------------------------------------------------------------
 
-    def build(self) -> gr.Blocks:
+    def build(self) -> "gradio.Blocks":
+        gr = self.gr
         first = Conversation(self.cast.first)
         controls = self.cast.controls(first.who)
-        page: gr.Blocks = gr.Blocks(
+        page: gradio.Blocks = gr.Blocks(
             title="dialogkit", fill_width=True, analytics_enabled=False, delete_cache=(600, 600)
         )
         with page:
             self.conversation = gr.State(first)
             with gr.Row(elem_id="dk-room"):
                 with gr.Column(scale=5, min_width=300, elem_id="dk-talk"):
-                    self.heading = _html(self._heading(first))
+                    self.heading = self._html(self._heading(first))
                     self.chat = gr.Chatbot(
                         label="Conversation",
                         show_label=False,
@@ -161,7 +177,7 @@ class _Page:
                         buttons=[],
                         placeholder="Say hello.",
                     )
-                    self.notice = _html("", elem_id="dk-notice")
+                    self.notice = self._html("", elem_id="dk-notice")
                     self.message = gr.Textbox(
                         show_label=False,
                         label="Message",
@@ -186,7 +202,7 @@ class _Page:
                         visible=self.cast.takes_characters,
                         elem_id="dk-own",
                     ):
-                        _html(
+                        self._html(
                             '<p class="dk-dim">A character card (V2 or V3, .json or .png), dialogkit\'s own '
                             ".json, or lines as .tsv or .txt. It stays in this conversation.</p>"
                         )
@@ -215,17 +231,18 @@ class _Page:
                             label="Temperature",
                             info="0 always takes the likeliest word",
                         )
-                        self.fixed = _html(
+                        self.fixed = self._html(
                             '<p class="dk-dim">Nothing can be changed about this one.</p>',
                             visible=controls == Controls(),
                         )
                     with gr.Accordion("Why this reply", open=False, elem_id="dk-why") as self.panel:
-                        self.why = _html(NOTHING_YET)
+                        self.why = self._html(NOTHING_YET)
             self._connect()
         page.queue(max_size=_MAX_WAITING, api_open=False, default_concurrency_limit=None)
         return page
 
     def _connect(self) -> None:
+        gr = self.gr
         sending = self.message.submit(
             self.send,
             [self.message, self.matcher, self.temperature, self.conversation],
@@ -284,8 +301,12 @@ class _Page:
         self.save.click(
             self.export, self.conversation, self.saved, show_progress="hidden", api_visibility="private"
         ).then(None, self.saved, None, js=_DOWNLOAD)
+
+        def clicked(conversation: Conversation, event: gr.SelectData) -> dict[Any, Any]:
+            return self.explain(conversation, event.index)
+
         self.chat.select(
-            self.explain,
+            clicked,
             self.conversation,
             [self.panel, self.why],
             show_progress="hidden",
@@ -302,7 +323,7 @@ class _Page:
             asked = conversation.asked(text)
             bot = self._bot(conversation, matcher, temperature)
             waiting = _view((*asked, Turn(bot.name, "…")))
-            yield {self.chat: waiting, self.message: _composer("", busy=True), self.notice: ""}
+            yield {self.chat: waiting, self.message: self._composer("", busy=True), self.notice: ""}
             said, reply = "", None
             async with aclosing(self._steps(bot, asked)) as steps:
                 async for step in steps:
@@ -317,13 +338,13 @@ class _Page:
             yield {
                 self.conversation: conversation,
                 self.chat: _view(conversation.turns),
-                self.message: _composer(),
+                self.message: self._composer(),
                 self.why: _why(conversation, len(conversation.replies) - 1),
             }
         except SHOWN as error:
             yield {
                 self.chat: _view(conversation.turns),
-                self.message: _composer(text),
+                self.message: self._composer(text),
                 self.notice: _alert(friendly(error)),
             }
 
@@ -337,7 +358,7 @@ class _Page:
 
     def shown(self, conversation: Conversation) -> dict[Any, Any]:
         """What was said, and nothing that is on its way."""
-        return {self.chat: _view(conversation.turns), self.message: _composer()}
+        return {self.chat: _view(conversation.turns), self.message: self._composer()}
 
     def pick(self, who: str, conversation: Conversation) -> dict[Any, Any]:
         """Another bot is chosen: a new conversation."""
@@ -355,14 +376,14 @@ class _Page:
             met = {self.notice: _alert(friendly(error))}
         finally:
             file.unlink(missing_ok=True)
-        return {**met, self.file: gr.UploadButton(value=None)}
+        return {**met, self.file: self.gr.UploadButton(value=None)}
 
     def forget(self, conversation: Conversation) -> dict[Any, Any]:
         """A new conversation with the same bot."""
         return {
             self.conversation: conversation.anew(),
             self.chat: [],
-            self.message: _composer(""),
+            self.message: self._composer(""),
             self.notice: "",
             self.why: NOTHING_YET,
         }
@@ -371,13 +392,12 @@ class _Page:
         """The conversation as JSON."""
         return ChatSession(self._bot(conversation), history=conversation.turns).to_json()
 
-    def explain(self, conversation: Conversation, chosen: gr.SelectData) -> dict[Any, Any]:
-        """A message or its reply is clicked: where the reply comes from."""
-        place = chosen.index[0] if isinstance(chosen.index, list | tuple) else chosen.index
+    def explain(self, conversation: Conversation, place: int) -> dict[Any, Any]:
+        """A message or its reply is clicked, the one at that place: where the reply comes from."""
         number = place // 2
         known = 0 <= number < len(conversation.replies)
         return {
-            self.panel: gr.Accordion(open=True),
+            self.panel: self.gr.Accordion(open=True),
             self.why: _why(conversation, number) if known else NOTHING_YET,
         }
 
@@ -389,13 +409,13 @@ class _Page:
             self.conversation: conversation,
             self.who: self._dropdown(conversation),
             self.heading: self._heading(conversation),
-            self.matcher: gr.Radio(
+            self.matcher: self.gr.Radio(
                 [*controls.matchers], value=controls.matcher, visible=bool(controls.matchers)
             ),
-            self.temperature: gr.Slider(
+            self.temperature: self.gr.Slider(
                 value=controls.temperature or 0, visible=controls.temperature is not None
             ),
-            self.fixed: gr.HTML(visible=controls == Controls()),
+            self.fixed: self.gr.HTML(visible=controls == Controls()),
         }
 
     def _bot(
@@ -405,12 +425,12 @@ class _Page:
             conversation.who, conversation.character, matcher=matcher, temperature=temperature
         )
 
-    def _dropdown(self, conversation: Conversation) -> gr.Dropdown:
+    def _dropdown(self, conversation: Conversation) -> Any:
         """Everybody who can be talked with, and who is."""
         choices = [(name, key) for key, name in self.cast.names().items()]
         if conversation.character is not None:
             choices.append((f"{conversation.character.name} ({UPLOADED})", UPLOADED))
-        return gr.Dropdown(
+        return self.gr.Dropdown(
             choices, value=conversation.who, label="Talk with", filterable=False, elem_id="dk-who"
         )
 
@@ -420,6 +440,15 @@ class _Page:
         about = getattr(getattr(bot, "character", None), "summary", "")
         line = f"<p>{escape(about)}</p>" if about else ""
         return f'<div class="dk-heading"><h1>{escape(name)}</h1>{line}</div>'
+
+    def _composer(self, text: str | None = None, *, busy: bool = False) -> Any:
+        """The line to write in, with a text or as it is; while a reply comes it has a button to stop it."""
+        changes: dict[str, Any] = {"submit_btn": not busy, "stop_btn": busy}
+        return self.gr.Textbox(**changes) if text is None else self.gr.Textbox(value=text, **changes)
+
+    def _html(self, value: str, *, visible: bool = True, elem_id: str | None = None) -> Any:
+        """HTML without Gradio's styles for long texts."""
+        return self.gr.HTML(value, visible=visible, elem_id=elem_id, apply_default_css=False)
 
 
 # Pieces of the page -----------------------------------------------------------------------------------------
@@ -434,17 +463,6 @@ def _view(turns: Sequence[Turn]) -> list[dict[str, str]]:
         }
         for turn in turns
     ]
-
-
-def _composer(text: str | None = None, *, busy: bool = False) -> Any:
-    """The line to write in, with a text or as it is; while a reply comes it has a button to stop it."""
-    changes: dict[str, Any] = {"submit_btn": not busy, "stop_btn": busy}
-    return gr.Textbox(**changes) if text is None else gr.Textbox(value=text, **changes)
-
-
-def _html(value: str, *, visible: bool = True, elem_id: str | None = None) -> gr.HTML:
-    """HTML without Gradio's styles for long texts."""
-    return gr.HTML(value, visible=visible, elem_id=elem_id, apply_default_css=False)
 
 
 def _alert(text: str) -> str:

@@ -1,19 +1,19 @@
 """A visitor's character file: on its way to the server, and read there."""
 
-# No `from __future__ import annotations`: FastAPI reads the annotations of `only_uploaded`.
+# No `from __future__ import annotations`: FastAPI reads the annotations of `only_uploaded` below.
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-from fastapi import HTTPException, Request
-from gradio.utils import get_upload_folder
+from typing import TYPE_CHECKING, Any
 
 from dialogkit.dialogues import single_line
 from dialogkit.pdp import Character, read_character
 
-__all__ = ["MAX_LINES", "MAX_UPLOAD", "only_uploaded", "read_upload"]
+if TYPE_CHECKING:
+    from fastapi import Request
+
+__all__ = ["MAX_LINES", "MAX_UPLOAD", "read_upload", "upload_check"]
 
 MAX_UPLOAD = 16 * 2**20
 """Most bytes of an uploaded file."""
@@ -22,28 +22,31 @@ MAX_LINES = 1000
 """Most lines of a visitor's character: all of them are encoded before its first reply."""
 
 
-async def only_uploaded(request: Request) -> None:
-    """Refuses a request that names a file which was not uploaded, as a dependency of FastAPI.
+def upload_check() -> Callable[["Request"], Awaitable[None]]:
+    """Makes a dependency for FastAPI that refuses requests which name a file that was not uploaded.
 
     Gradio's page names an uploaded file by its path on the server. Gradio itself checks such paths on a page
     that it has launched, not on one that is mounted (6.31), and it fetches what is an address.
 
-    Args:
-        request: Any request.
-
-    Raises:
-        HTTPException: With status 400.
+    Returns:
+        A function of a request, which raises ``HTTPException`` with status 400.
     """
-    if request.method != "POST" or request.headers.get("content-type", "").startswith("multipart/"):
-        return
-    try:
-        data = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        return  # Gradio cannot read it either
-    folder = Path(get_upload_folder()).resolve()
-    for path in _paths(data):
-        if not (isinstance(path, str) and Path(path).resolve().is_relative_to(folder)):
-            raise HTTPException(400, "that file was not uploaded")
+    from fastapi import HTTPException, Request
+    from gradio.utils import get_upload_folder
+
+    async def only_uploaded(request: Request) -> None:
+        if request.method != "POST" or request.headers.get("content-type", "").startswith("multipart/"):
+            return
+        try:
+            data = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            return  # Gradio cannot read it either
+        folder = Path(get_upload_folder()).resolve()
+        for path in _paths(data):
+            if not (isinstance(path, str) and Path(path).resolve().is_relative_to(folder)):
+                raise HTTPException(400, "that file was not uploaded")
+
+    return only_uploaded
 
 
 def _paths(data: Any) -> Iterator[Any]:

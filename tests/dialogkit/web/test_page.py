@@ -212,6 +212,17 @@ def test_a_bad_upload_changes_nothing(tmp_path: Path) -> None:
     assert "must not be called like the user" in page.add(str(file), "", Conversation("plum"))[page.notice]
 
 
+def test_a_click_shows_the_evidence_of_that_reply() -> None:
+    page, _ = opened()
+    first = send(page, "Will it rain?", Conversation("plum"))[-1][page.conversation]
+    talked = send(page, "And snow?", first)[-1][page.conversation]
+    for place, asked in enumerate(("Will it rain?", "Will it rain?", "And snow?", "And snow?")):
+        change = page.explain(talked, place)
+        assert f'dk-quote">{asked}<' in change[page.why] and change[page.panel].open
+    for place in (-1, 4, 5):  # what waits for its reply, or was made up
+        assert page.explain(talked, place)[page.why] == NOTHING_YET
+
+
 def test_the_saved_conversation_can_be_read_again() -> None:
     page, _ = opened()
     bot, _ = pdp()

@@ -35,7 +35,6 @@ def test_the_command_adds_the_page_when_asked(
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "dialogkit.web.page", raising=False)
     monkeypatch.setattr(cli_serve, "_bots", lambda *_: pytest.fail("loaded before it was checked"))
     result = CliRunner().invoke(command, ["serve", "--web"])
     assert result.exit_code == 2 and "pip install 'dialogkit-robustkit[web]'" in " ".join(

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from gradio.utils import get_upload_folder
 
 from dialogkit.pdp import Character, write_card
-from dialogkit.web.uploads import MAX_LINES, only_uploaded, read_upload
+from dialogkit.web.uploads import MAX_LINES, read_upload, upload_check
 
 TOM = Character("Tom", ("Soup, always soup.", "Mind the stairs."))
 
@@ -74,7 +74,7 @@ def test_a_bad_file_is_named_without_its_folder(tmp_path: Path, name: str, conte
     ],
 )
 def test_a_request_may_name_uploaded_files_only(path: object, passes: bool) -> None:
-    app = FastAPI(dependencies=[Depends(only_uploaded)])
+    app = FastAPI(dependencies=[Depends(upload_check())])
     app.add_api_route("/join", lambda: "passed", methods=["POST"])
     if isinstance(path, str):
         path = path.format(folder=get_upload_folder())
@@ -87,7 +87,7 @@ def test_a_request_may_name_uploaded_files_only(path: object, passes: bool) -> N
 
 
 def test_other_requests_pass() -> None:
-    app = FastAPI(dependencies=[Depends(only_uploaded)])
+    app = FastAPI(dependencies=[Depends(upload_check())])
     app.add_api_route("/join", lambda: "passed", methods=["POST", "GET"])
     client = TestClient(app)
     assert client.get("/join").status_code == 200
