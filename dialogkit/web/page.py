@@ -302,7 +302,8 @@ class _Page:
             self.export, self.conversation, self.saved, show_progress="hidden", api_visibility="private"
         ).then(None, self.saved, None, js=_DOWNLOAD)
 
-        def clicked(conversation: Conversation, event: gr.SelectData) -> dict[Any, Any]:
+        # Gradio gives the event to whoever is annotated so.
+        def clicked(conversation: Conversation, event: gr.SelectData) -> dict[Any, Any]:  # type: ignore[name-defined]
             return self.explain(conversation, event.index)
 
         self.chat.select(
