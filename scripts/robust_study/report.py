@@ -61,18 +61,14 @@ def write_report(rows: Sequence[Result], output: Path, *, attack_steps: int, ima
     picture = FIGURE if page else output / "digits.svg"
     text = "\n\n".join(
         [
-            "Made by `python scripts/robust_digits.py --page`: a small network without batch norm, "
-            f"l-infinity epsilon {EPSILON}, minibatches of {BATCH}. "
+            f"Made by `python scripts/robust_digits.py --page --passes {' '.join(map(str, budgets))}`: a small "
+            f"network without batch norm, l-infinity epsilon {EPSILON}, minibatches of {BATCH}. "
             f"PGD-{attack_steps} and CW-{attack_steps} have 2 "
             "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
             f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "
             f"training on one thread of a shared machine ({platform.machine()}, torch {torch.__version__}).",
             *(_table([row for row in rows if row.budget == budget], attack_steps) for budget in budgets),
-            *(
-                [f"![Accuracy against passes](img/{picture.name})"]
-                if len(budgets) > 1
-                else []
-            ),
+            *([f"![Accuracy against passes](img/{picture.name})"] if len(budgets) > 1 else []),
         ]
     )
     (output / "digits.md").write_text(text + "\n", encoding="utf-8")
@@ -117,6 +113,7 @@ def _figure(rows: Sequence[Result], budgets: Sequence[int], path: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
+    colours = [*pyplot.get_cmap("tab10").colors, "black"]
     figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for index, entry in enumerate(METHODS):
         own = {b: [row.suite for row in rows if (row.method, row.budget) == (entry.name, b)] for b in budgets}
@@ -131,7 +128,7 @@ def _figure(rows: Sequence[Result], budgets: Sequence[int], path: Path) -> None:
             [budget * 1.02 ** (index - len(METHODS) // 2) for budget in own],
             means,
             spread,
-            color=pyplot.get_cmap("tab20")(index),
+            color=colours[index % len(colours)],
             linestyle="-" if ours else "--",
             linewidth=1.8 if ours else 1.2,
             marker="o",

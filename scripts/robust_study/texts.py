@@ -63,7 +63,7 @@ class Result:
         passes: The budget: minibatch passes that it might spend.
         clean: Accuracy on the test texts.
         attacked: Accuracy on the attacked texts, by attack.
-        queries: Mean queries for an attacked text, by attack.
+        queries: Mean queries for a text, by attack.
         seconds: Processor time of training, on one thread.
     """
 
@@ -162,12 +162,12 @@ def accuracy(classifier: TextClassifier, rows: Sequence[Row]) -> float:
 def under_attack(
     classifier: TextClassifier, rows: Sequence[Row], attacks: Sequence[str], lexicon: Lexicon, seed: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Accuracy under every attack, and mean queries for an attacked text."""
+    """Accuracy under every attack, and mean queries for a text."""
     shares, queries = {}, {}
     for name in attacks:
         log = make_attack(name, lexicon, None).attack(classifier, list(rows), lock_step=16, seed=seed)
         shares[name] = fmean(record.outcome == "Failed" for record in log)
-        queries[name] = log.summary().mean_queries
+        queries[name] = fmean(record.num_queries for record in log)
     return shares, queries
 
 
