@@ -61,8 +61,8 @@ def write_report(rows: Sequence[Result], output: Path, *, attack_steps: int, ima
     picture = FIGURE if page else output / "digits.svg"
     text = "\n\n".join(
         [
-            f"Made by `python scripts/robust_digits.py --page --passes {' '.join(map(str, budgets))}`: a small "
-            f"network without batch norm, l-infinity epsilon {EPSILON}, minibatches of {BATCH}. "
+            f"Made by `python scripts/robust_digits.py --page --passes {' '.join(map(str, budgets))}`: a "
+            f"small network without batch norm, l-infinity epsilon {EPSILON}, minibatches of {BATCH}. "
             f"PGD-{attack_steps} and CW-{attack_steps} have 2 "
             "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
             f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "

@@ -21,6 +21,7 @@ from robustkit.classifiers import TextClassifier
 from robustkit.training import SIHG, FreeLB, Natural, OnTexts, RobustMethod, TextBank
 from trainkit import FitConfig, fit
 from trainkit.hub import write_json
+from trainkit.terminal import quiet
 
 __all__ = ["ENTRIES", "Entry", "Result", "run"]
 
@@ -104,6 +105,7 @@ def run(
         threads: CPU threads.
     """
     torch.set_num_threads(threads)
+    quiet()  # a new head is no news
     study, lexicon = load_data(data), Lexicon.load()
     file = output / f"{data}-{passes}-{train}-{test}-{attacked}.json"
     output.mkdir(parents=True, exist_ok=True)
