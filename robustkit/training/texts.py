@@ -227,7 +227,6 @@ class FreeLB(RobustMethod):
         alpha: Length of a step as a share of epsilon.
         start: Size of the start as a share of epsilon: numbers are uniform in
             ``start * epsilon / sqrt(numbers that may change) * [-1, 1]``, then projected.
-        mode: Not used: both players have the same passes.
         label_smoothing: See `RobustMethod`.
 
     Raises:
