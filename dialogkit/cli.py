@@ -400,7 +400,9 @@ class _Talk:
             rows = [(f"{row['score']:.3f}", row["response"]) for row in evidence["candidates"]]
             self.out.print(table(("score", "response found"), rows, numeric=("score",)))
         elif evidence.get("exemplars"):
-            drafts = [(f"{row['score']:.3f}", row["exemplar"], row["reply"]) for row in evidence["considered"]]
+            drafts = [
+                (f"{row['score']:.3f}", row["exemplar"], row["reply"]) for row in evidence["considered"]
+            ]
             self.out.print(table(("score", "exemplar", "reply written with it"), drafts, numeric=("score",)))
         else:
             raise ValueError("a plain language model has no sources to show")
