@@ -23,7 +23,7 @@ from robustkit.cli import app as robustkit_app
 
 APPS = {"dialogkit": dialogkit_app, "robustkit": robustkit_app}
 GROUPS = {("robustkit", "detect")} | {
-    ("dialogkit", name) for name in ("character", "diversity", "dress", "g2r", "index")
+    ("dialogkit", name) for name in ("character", "diversity", "dress", "exemplar", "g2r", "index")
 }
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
