@@ -179,7 +179,7 @@ def figure(found: Mapping[str, Measured], path: Path) -> None:
     bars.set_yticks(places, ROWS)
     bars.set_xlim(0, 1)
     bars.set_xlabel("StyleProb")
-    bars.legend(loc="lower right", fontsize=8)
+    bars.legend(loc="upper right", fontsize=8)
     for row, colour in zip(ROWS, colours, strict=True):
         plane.errorbar(
             fit[row].value,
