@@ -14,6 +14,7 @@ from trainkit.terminal import output_console, plain_errors, quiet, safe, table
 
 if TYPE_CHECKING:
     from dialogkit.exemplar import ExemplarPolicy
+    from dialogkit.retrieval import ResponseIndex
 
 __all__ = ["exemplar"]
 
@@ -61,8 +62,13 @@ def train(
     ] = None,
     k: Annotated[int | None, typer.Option("-k", min=1, help="Exemplars of an example.")] = None,
     temperature: Annotated[
-        float, typer.Option("--temperature", help="Divides relevance scores; 1 in the released code.")
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            "--temperature",
+            help="Divides relevance scores. Default: 1 for the released code's policies, else 0.05 times the "
+            "mean squared length of the responses' vectors (0.05 for vectors of length 1).",
+        ),
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option("--threshold", min=0, help="Jaccard similarity that is too close.")
     ] = None,
@@ -113,6 +119,8 @@ def train(
         )
         encoder = load_retriever(retriever)
         index = ResponseIndex.build(encoder, texts)
+        if temperature is None and not policy.endswith("-released"):
+            chosen = replace(chosen, temperature=0.05 * _squared_length(index))
         lm = TransformersLM.from_pretrained(str(embedded.lm_path()) if model == "embedded" else model)
         done = method.train_exemplar(
             lm,
@@ -236,15 +244,27 @@ def chat(
                 console.print(safe(shown, "dim"), soft_wrap=True)
 
 
+def _squared_length(index: ResponseIndex) -> float:
+    """Mean squared length of some of the responses' vectors."""
+    import numpy as np
+
+    rows = np.unique(np.linspace(0, len(index) - 1, 1000).astype(np.int64))
+    return round(float(np.square(index.vectors(rows).astype(np.float64)).sum(axis=1).mean()), 6)
+
+
 def _changed(
     policy: ExemplarPolicy,
     k: int | None,
-    temperature: float,
+    temperature: float | None,
     threshold: float | None,
     on_filtered: Action | None,
 ) -> ExemplarPolicy:
     """A preset with the settings that were named."""
-    policy = replace(policy, temperature=temperature, k=policy.k if k is None else k)
+    policy = replace(
+        policy,
+        temperature=policy.temperature if temperature is None else temperature,
+        k=policy.k if k is None else k,
+    )
     rule = policy.filter
     if rule is None:
         if threshold is not None or on_filtered is not None:

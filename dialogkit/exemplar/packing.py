@@ -135,6 +135,14 @@ class ExemplarPacker:
         window, budget = self.lm.max_length, self.budget
         if window is None:
             return
+        # A decoder with a table of positions has no room for more.
+        places = getattr(self.lm.model.config, "max_position_embeddings", None)
+        read = len(self._prefix) + budget.response - 1
+        if self.is_encoder_decoder and places is not None and read > places:
+            raise ValueError(
+                f"the budget's response of {budget.response} tokens is longer than the decoder, "
+                f"which has {places} positions"
+            )
         taken = budget.exemplar + 2 if self.is_encoder_decoder else self._taken()
         if taken >= window:
             raise ValueError(

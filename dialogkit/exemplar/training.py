@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import PartialState
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedType, send_to_device
 from torch import Tensor, nn
 
 from dialogkit.dialogues import Example
@@ -37,7 +37,7 @@ __all__ = ["ExemplarConfig", "ExemplarMethod", "ExemplarModel", "Trained", "trai
 logger = logging.getLogger(__name__)
 
 # Above this mean weight of the most relevant exemplar the others hardly count.
-_SATURATED = 0.99
+_SATURATED = 0.95
 
 
 class ExemplarModel(nn.Module):
@@ -124,14 +124,33 @@ class ExemplarMethod:
         return examples
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Nothing: what is random comes from the run."""
-        return {}
+        """What a run must go on with; what is random comes from the run."""
+        return {
+            "policy": repr(self.policy),
+            "index": None if self.selector is None else self.selector.index.fingerprint,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take back."""
+        """Checks that the stopped run had the same policy and responses.
+
+        Raises:
+            ValueError: It had others.
+        """
+        for name, value in self.state_dict().items():
+            if state[name] != value:
+                raise ValueError(
+                    f"the stopped run had another {name} ({state[name]}; now {value}): "
+                    "go on with that one, or write elsewhere"
+                )
 
     def step(self, model: nn.Module, batch: Sequence[Example], context: StepContext) -> Loss:
-        """Chooses exemplars, and updates the model once."""
+        """Chooses exemplars, and updates the model once.
+
+        Raises:
+            RuntimeError: Under DeepSpeed, which divides each backward pass by itself.
+        """
+        if context.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise RuntimeError("a step has several backward passes, which DeepSpeed cannot add up: use DDP")
         chosen = self._select(batch, context)
         groups = self._groups(batch, chosen, context.accelerator.device)
         found = [

@@ -19,7 +19,7 @@ from dialogkit.dialogues import Example
 from dialogkit.exemplar import ExemplarPacker, exemplars_from
 from dialogkit.generation import TransformersLM
 from dialogkit.retrieval import ResponseIndex, Retriever, load_retriever
-from trainkit import atomic_directory, write_json
+from trainkit import FitConfig, atomic_directory, write_json
 from trainkit.hub import write_bytes
 
 from .measure import SOURCES, Answers, answers, figures, summary, swap_test
@@ -162,7 +162,7 @@ class Study:
             difference, p = swap_test(replies[one], replies[other])
             lines.append(f"| {one} than {other} | {difference:+.3f} | {p:.1e} |")
         parts = {
-            "plan": "```json\n" + json.dumps(asdict(self.settings), indent=1) + "\n```",
+            "plan": "```json\n" + json.dumps(plan(self.settings), indent=1) + "\n```",
             "figures": summary(rows, METHODS),
             "swap": "\n".join(lines),
         }
@@ -174,3 +174,16 @@ class Study:
             text = f"{head}<!-- {name} -->\n\n{part}\n\n<!-- end {name} -->{tail}"
         write_bytes(page, text.encode())
         draw(rows, METHODS, DOCS / "img" / "corge.svg")
+
+
+def plan(settings: Settings) -> dict[str, Any]:
+    """The settings that the runs use."""
+    start = settings.start
+    own = {name: value for name, value in asdict(settings).items() if name != "start"}
+    base = {name: getattr(start, name) for name in ("turns", "base_pairs", "base_steps", "base_rate")}
+    return {
+        **base,
+        **own,
+        "max_grad_norm": FitConfig(epochs=1).max_grad_norm,
+        "test": start.test - settings.tried,
+    }

@@ -41,7 +41,7 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """The scale of the study, chosen beforehand.
+    """The scale of the study; rate and steps were tried on test pairs that are not measured.
 
     Attributes:
         start: The common start, and how DailyDialog is cut.

@@ -173,3 +173,8 @@ def test_perplexity_wants_as_many_exemplars(models: dict[str, TransformersLM]) -
         exemplar_perplexity(packer, [Example(("a",), "b")], [])
     with pytest.raises(ValueError, match="exemplar must be at least 1"):
         LengthBudget(exemplar=0)
+
+
+def test_a_response_longer_than_the_decoder_is_refused() -> None:
+    with pytest.raises(ValueError, match="response of 128 tokens is longer than the decoder"):
+        ExemplarPacker(lm("bart", max_length=64), budget=LengthBudget(20, 10, 128))

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from dialogkit.dialogues import Example
@@ -136,25 +137,55 @@ def test_other_losses_in_chunks(mode: Any) -> None:
 
 
 def test_dropout_falls_alike_in_both_passes() -> None:
-    rows = examples(1)
-    model = lm()
+    rows, model = examples(1), lm()
     model.model.train()
+    packer = ExemplarPacker(model, budget=BUDGET)
+    selector = ExemplarSelector(WordRetriever(), response_index(), CORGE, model.tokenizer)
     torch.manual_seed(5)
-    _, expected, _ = stepped(model, CORGE, rows, chunk_size=3)
-    after = torch.get_rng_state()
+    _, found, _ = stepped(model, CORGE, rows, chunk_size=2)
+    # The same chunks by hand, read once with gradients: dropout falls as in the pass without gradients.
+    chosen = selector.select(rows, torch.Generator().manual_seed(0))
+    vectors = selector.vectors(chosen.ids, [rows[0].response])
+    asked = WordRetriever().encode_context(["\n".join(rows[0].context)])
+    scores = torch.from_numpy(np.einsum("bd,bkd->bk", asked, vectors))
+    packed = [packer.encode(rows[0].context, text, rows[0].response) for text in chosen.texts[0]]
+    model.model.zero_grad()
     torch.manual_seed(5)
-    policy = replace(CORGE, k=3)
-    losses = []
-    for chunk_size in (2, 2):
-        torch.manual_seed(5)
-        loss, found, _ = stepped(model, policy, rows, chunk_size)
-        losses.append((float(loss.total), found))
-    assert losses[0][0] == losses[1][0]
-    assert_same(losses[0][1], losses[1][1], 1e-7)
-    # With all exemplars in one pass there is one draw of dropout, too.
-    torch.manual_seed(5)
-    assert_same(stepped(model, CORGE, rows, chunk_size=1000)[1], expected, 1e-7)
-    assert torch.equal(torch.get_rng_state(), after)
+    parts = [packer.log_likelihoods(model.model, packer.collate(part)) for part in (packed[:2], packed[2:])]
+    loss = exemplar_loss(torch.cat(parts)[None], scores, temperature=CORGE.temperature)
+    loss.per_example.sum().backward()
+    expected = {
+        f"generator.{name}": p.grad.clone()
+        for name, p in model.model.named_parameters()
+        if p.grad is not None
+    }
+    assert_same(found, expected)
+    torch.manual_seed(6)
+    other = stepped(model, CORGE, rows, chunk_size=2)[1]
+    with pytest.raises(AssertionError):
+        assert_same(other, expected, 1e-3)  # dropout matters here
+
+
+def test_a_stopped_run_does_not_go_on_with_another_policy() -> None:
+    model = lm()
+    packer = ExemplarPacker(model, budget=BUDGET)
+    methods = [
+        ExemplarMethod(packer, ExemplarSelector(WordRetriever(), response_index(), policy, model.tokenizer))
+        for policy in (CORGE, CORGE, preset("rag"))
+    ]
+    methods[1].load_state_dict(methods[0].state_dict())
+    with pytest.raises(ValueError, match="another policy"):
+        methods[2].load_state_dict(methods[0].state_dict())
+
+
+def test_deepspeed_is_refused() -> None:
+    model = lm()
+    packer = ExemplarPacker(model, budget=BUDGET)
+    method = ExemplarMethod(packer)
+    context = Recorder(1)
+    context.accelerator.distributed_type = DistributedType.DEEPSPEED
+    with pytest.raises(RuntimeError, match="DeepSpeed"):
+        method.step(ExemplarModel(model.model, packer), examples(1), cast(StepContext, context))
 
 
 def test_c2_corge_with_one_exemplar_of_the_context_is_retnref() -> None:

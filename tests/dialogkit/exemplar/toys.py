@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from dialogkit.dialogues import Example
@@ -70,7 +71,7 @@ class Recorder:
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.accelerator = SimpleNamespace(device=torch.device("cpu"))
+        self.accelerator = SimpleNamespace(device=torch.device("cpu"), distributed_type=DistributedType.NO)
         self.example_ids = torch.arange(count)
         self.weights: list[float] = []
         self.silent = self.updates = 0
