@@ -80,7 +80,9 @@ def choose(scores: Tensor, uniform: Tensor | None) -> Tensor:
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
     # A float64 below 1 times the total is below the total: no token beyond the last with a share is reached.
     target = (uniform * cumulative[:, -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    found = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    # Scores that overflowed have no distribution; an id beyond the vocabulary would stop a GPU for good.
+    return found.clamp(max=scores.shape[-1] - 1)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -342,8 +342,10 @@ def _answer_errors(app: "FastAPI", settings: ServerSettings) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        # The server logs what happened; a client learns nothing of its inside.
-        return answer(ApiError(500, "the server failed", code="internal_error"))
+        # The server logs what happened; a client learns nothing of its inside. uvicorn closes the connection
+        # after an unexpected error, and a client that is not told would send its next request into nothing.
+        headers = {"Connection": "close"}
+        return answer(ApiError(500, "the server failed", code="internal_error", headers=headers))
 
 
 def _describe(app: "FastAPI", settings: ServerSettings) -> None:

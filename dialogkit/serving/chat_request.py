@@ -148,16 +148,21 @@ def parse_request(body: bytes, settings: ServerSettings) -> ChatRequest:
         n=fields.integer("n", 1, settings.max_choices) or 1,
         seed=fields.integer("seed", -(2**63), 2**63 - 1),
         max_tokens=_max_tokens(fields, settings.max_tokens),
-        temperature=fields.number("temperature", 0, 2),
+        temperature=_temperature(fields.number("temperature", 0, 2)),
         top_p=fields.number("top_p", 0, 1, above=True),
         top_k=fields.integer("top_k", 0, 2**31),
-        repetition_penalty=fields.number("repetition_penalty", 0, 10, above=True),
+        repetition_penalty=fields.number("repetition_penalty", 0.1, 10),
         stop=_stop(fields.values.get("stop")),
         given=frozenset(fields.values),
     )
     if request.stream and request.n > 1:
         raise _wrong("n", "a streamed reply has one choice: n must be 1")
     return request
+
+
+def _temperature(value: float | None) -> float | None:
+    """Below a thousandth the likeliest token is all that is left, and scores would overflow."""
+    return 0.0 if value is not None and value < 1e-3 else value
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -27,7 +28,9 @@ class Guard:
 
     The key comes as ``Authorization: Bearer KEY``. Outside ``/v1`` a browser may send it as the password of
     basic authentication, so that a page mounted on the server can be opened; under ``/v1`` it may not, since
-    browsers add a known password to requests that another site's page makes.
+    browsers add a known password to requests that another site's page makes. Such requests are refused
+    altogether, except for links that a person follows. Without a key nobody on another machine is answered,
+    whatever address the server listens on.
 
     Args:
         app: The ASGI application behind it.
@@ -59,9 +62,11 @@ class Guard:
         headers = {name: value for name, value in reversed(scope["headers"])}
         if path in OPEN:
             return None
+        if _from_elsewhere(headers):
+            return ApiError(403, "pages of other sites are not answered", code="wrong_origin")
         if self.key is None:
             host = _without_port(headers.get(b"host", b"").decode("latin-1"))
-            if host in self.hosts:
+            if host in self.hosts and _is_local(scope):
                 return None
             return ApiError(
                 403, "a server without an API key answers only to its local names", code="wrong_host"
@@ -76,6 +81,26 @@ class Guard:
             code="invalid_api_key",
             headers={"WWW-Authenticate": f'{scheme} realm="dialogkit"'},
         )
+
+
+def _from_elsewhere(headers: MutableMapping[bytes, bytes]) -> bool:
+    """Whether a browser says that a page of another site makes the request."""
+    origin = headers.get(b"origin")
+    if origin is not None:
+        return origin.lower().partition(b"://")[2] != headers.get(b"host", b"").lower()
+    follows = headers.get(b"sec-fetch-mode") == b"navigate"
+    return headers.get(b"sec-fetch-site") == b"cross-site" and not follows
+
+
+def _is_local(scope: _Scope) -> bool:
+    """Whether the client is on this machine; one without an address came through a local socket."""
+    client = scope.get("client")
+    if not client:
+        return True
+    try:
+        return ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _credentials(header: bytes, *, basic: bool) -> bytes | None:

@@ -166,6 +166,6 @@ def _temperature(generation: GenerationConfig) -> float:
 def _at(generation: GenerationConfig, temperature: float | None) -> GenerationConfig:
     if temperature is None:
         return generation
-    if temperature == 0:
+    if 0 <= temperature < 1e-3:
         return replace(generation, do_sample=False)
     return replace(generation, do_sample=True, temperature=temperature)

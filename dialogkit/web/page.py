@@ -15,6 +15,7 @@ from dialogkit.pdp.files import CHARACTER_FILES
 from dialogkit.serving.engine import Answer, Engine
 
 from .cast import UPLOADED, Cast, Controls
+from .confined import Confined
 from .conversation import SHOWN, Conversation, friendly
 from .evidence import NOTHING_YET, why_html
 from .uploads import MAX_UPLOAD, read_upload, upload_check
@@ -47,6 +48,12 @@ _ICON = (
 
 # On a phone the panel stands below the window's edge.
 _SHOW_WHY = """() => document.getElementById("dk-why").scrollIntoView({behavior: "smooth"})"""
+
+SECONDS_KEPT = 3600
+"""How long a conversation is kept after its page was closed."""
+
+VISITORS_KEPT = 200
+"""Visitors of whom Gradio keeps what their pages showed."""
 
 # The transcript never becomes a file on the server.
 _DOWNLOAD = """(text) => {
@@ -105,6 +112,7 @@ def mount_chat(app: "FastAPI", *, path: str = "/chat") -> None:
     )
     # An open page keeps a connection on which Gradio notices that it was closed.
     page: Any = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == path)
+    page.add_middleware(Confined)
     app.state.on_shutdown.append(page.stop_event.set)
 
 
@@ -157,8 +165,10 @@ class _Page:
         page: gradio.Blocks = gr.Blocks(
             title="dialogkit", fill_width=True, analytics_enabled=False, delete_cache=(600, 600)
         )
+        # What else Gradio keeps of a visitor goes when so many others have come.
+        page.state_session_capacity = VISITORS_KEPT
         with page:
-            self.conversation = gr.State(first)
+            self.conversation = gr.State(first, time_to_live=SECONDS_KEPT)
             with gr.Row(elem_id="dk-room"):
                 with gr.Column(scale=5, min_width=300, elem_id="dk-talk"):
                     self.heading = self._html(self._heading(first))

@@ -986,3 +986,9 @@ class TestLoading:
             (copied / name).unlink()
         with pytest.raises(ValueError, match="tokenizer"):
             TransformersLM.from_pretrained(copied)
+
+
+def test_scores_without_a_distribution_give_a_token_of_the_vocabulary() -> None:
+    scores = torch.tensor([[float("nan"), 1.0, 2.0], [float("inf"), float("inf"), 0.0]])
+    tokens = choose(scores, torch.tensor([0.2, 0.9], dtype=torch.float64))
+    assert ((tokens >= 0) & (tokens < 3)).all()

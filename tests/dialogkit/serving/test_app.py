@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from dialogkit.dialogues import Turn
 from dialogkit.generation import EndpointLM, GenerationConfig, TransformersLM
 from dialogkit.pdp import ContextPool, PDPChatbot
 from dialogkit.serving import ServerSettings, create_app
+from dialogkit.serving.guard import Guard
 from tests.dialogkit.pdp.helpers import CONTEXTS, HashRetriever, character
 from tests.dialogkit.serving.helpers import PATIENCE, Running, Scripted, serving, until
 from tests.dialogkit.tiny import tiny_causal_lm
@@ -234,6 +237,12 @@ def test_every_error_has_the_class_that_the_client_knows(client: openai.OpenAI) 
         client.models.retrieve("nobody")
 
 
+def test_an_unexpected_error_ends_the_connection_and_says_so(server: Running) -> None:
+    answered = server.complete("break")
+    assert answered.status == 500
+    assert {name.lower(): value for name, value in answered.headers.items()}["connection"] == "close"
+
+
 def test_errors_before_and_within_a_stream(client: openai.OpenAI) -> None:
     def stream(text: str) -> list[str]:
         messages = [{"role": "user", "content": text}]
@@ -394,6 +403,40 @@ def test_without_a_key_only_local_names_are_answered(server: Running) -> None:
         assert server.ask("GET", "/v1/models", headers={"Host": host}).status == 200
     for host in ("example.org", "localhost.example.org", "127.0.0.1.example.org:80", ""):
         assert server.ask("GET", "/v1/models", headers={"Host": host}).error["code"] == "wrong_host"
+
+
+def test_pages_of_other_sites_are_not_answered(server: Running) -> None:
+    host = {"Host": "localhost:8000"}
+    for origin in ("https://evil.example", "null", "http://localhost:8001", "http://localhost.evil:8000"):
+        answer = server.ask("POST", "/v1/chat/completions", headers={**host, "Origin": origin})
+        assert (answer.status, answer.error["code"]) == (403, "wrong_origin")
+    fetched = {**host, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert server.ask("GET", "/v1/models", headers=fetched).error["code"] == "wrong_origin"
+    followed = {**fetched, "Sec-Fetch-Mode": "navigate"}
+    assert server.ask("GET", "/v1/models", headers=followed).status == 200
+    own = {**host, "Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}
+    assert server.ask("GET", "/v1/models", headers=own).status == 200
+
+
+@pytest.mark.parametrize(
+    ("client", "status"),
+    [(("127.0.0.1", 1), 200), (("::1", 1), 200), (None, 200), (("192.0.2.7", 1), 403), (("x", 1), 403)],
+)
+def test_without_a_key_only_this_machine_is_answered(client: tuple[str, int] | None, status: int) -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "path": "/v1/models", "headers": [(b"host", b"localhost")], "client": client}
+    asyncio.run(Guard(app, ServerSettings())(scope, receive, send))
+    assert sent[0]["status"] == status
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:

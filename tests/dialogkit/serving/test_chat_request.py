@@ -79,6 +79,7 @@ def test_what_is_not_asked_for_stays_the_chatbots_own() -> None:
 def test_temperature_zero_is_greedy_and_any_other_samples() -> None:
     greedy = parse(temperature=0).generation(GenerationConfig(temperature=0.7))
     assert not greedy.do_sample and greedy.temperature == 0.7
+    assert parse(temperature=1e-38) == parse(temperature=0)
     assert parse(temperature=0.2).generation(GenerationConfig(do_sample=False)).do_sample
 
 

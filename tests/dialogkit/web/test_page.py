@@ -20,6 +20,7 @@ from dialogkit.pdp import Character
 from dialogkit.serving import Engine, ServerSettings, create_app
 from dialogkit.web import chat_page, mount_chat
 from dialogkit.web.cast import UPLOADED, Cast
+from dialogkit.web.confined import MAX_REQUEST
 from dialogkit.web.conversation import Conversation
 from dialogkit.web.evidence import NOTHING_YET
 from dialogkit.web.page import _Page
@@ -268,8 +269,30 @@ def test_the_server_gives_away_no_file_and_takes_no_large_one(client: TestClient
     for forged in (str(victim), "http://127.0.0.1:9/victim.txt"):
         file = {"path": forged, "meta": {"_type": "gradio.FileData"}}
         data = {"data": [file, "", None], "fn_index": upload, "session_hash": "forger"}
-        for path in ("queue/join", "run/add", "call/add"):
+        for path in ("queue/join", "run/add"):
             assert client.post(f"/chat/gradio_api/{path}", json=data).status_code == 400
     assert client.get(f"/chat/gradio_api/file={victim}").status_code == 403
     large = {"files": ("large.txt", b"x" * (MAX_UPLOAD + 1))}
     assert client.post("/chat/gradio_api/upload", files=large).status_code == 413
+
+
+def test_nothing_of_gradio_is_open_but_what_the_page_uses(client: TestClient) -> None:
+    closed = ("file=https://example.org/x.png", "file/x", "proxy=https://example.org", "call/add")
+    more = ("deep_link", "process_recording", "component_server", "stream/x", "login", "monitoring/summary")
+    for path in (*closed, *more):
+        for prefix in ("/chat/gradio_api/", "/chat/", "/chat/gradio_api//"):
+            assert client.get(prefix + path).status_code == 403, prefix + path
+            assert client.post(prefix + path, json={}).status_code == 403, prefix + path
+
+
+def test_requests_that_upload_nothing_are_small(client: TestClient) -> None:
+    path = "/chat/gradio_api/queue/join"
+    assert client.post(path, content=b"x" * (MAX_REQUEST + 1)).status_code == 413
+
+    def unsized() -> Iterator[bytes]:
+        for _ in range(3):
+            yield b"x" * (MAX_REQUEST // 2)
+
+    assert client.post(path, content=unsized()).status_code in (400, 413)
+    two = [("files", ("a.txt", b"x" * MAX_UPLOAD)), ("files", ("b.txt", b"x" * MAX_UPLOAD))]
+    assert client.post("/chat/gradio_api/upload", files=two).status_code == 413
