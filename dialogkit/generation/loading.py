@@ -67,26 +67,31 @@ def load(
     revision: str | None,
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
+    quantization_config: Any = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal or encoder-decoder model and its tokenizer.
+    """Load a causal or encoder-decoder model and its tokenizer, or a PEFT adapter with its base model.
 
     Args:
-        path_or_id: Folder or Hub id.
+        path_or_id: Folder of a model or of an adapter, or Hub id of a model.
         revision: Branch, tag or commit on the Hub.
         device: Where to put the model; None takes the first GPU if there is one, else the CPU.
         dtype: See `parse_dtype`.
+        quantization_config: One of transformers' configurations, handed on to it.
 
     Returns:
-        Model on its device, and tokenizer.
+        Model on its device, and tokenizer. An adapter is merged into the weights, unless they are quantised.
 
     Raises:
         FileNotFoundError: If the folder, the model or a file is missing.
+        ImportError: An adapter needs the extra ``peft``, a quantisation its own package.
         ValueError: If a file is damaged or does not fit the others.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = parse_dtype(dtype, place)
     folder = Path(path_or_id)
     local = folder.is_dir()
+    if (folder / "adapter_config.json").is_file():
+        return _load_adapter(folder, place, precision, quantization_config)
     if local:
         _check_folder(folder)
     elif isinstance(path_or_id, Path) or folder.exists() or not _HUB_ID.fullmatch(path_or_id):
@@ -102,6 +107,9 @@ def load(
                 config=config,
                 revision=revision,
                 dtype=precision,
+                quantization_config=quantization_config,
+                # Quantised weights are put where they belong as they are read.
+                device_map=None if quantization_config is None else {"": place},
                 # Other weight files are pickles, which may run code when they are read.
                 use_safetensors=True,
                 # Both are reported and refused below, by name.
@@ -123,8 +131,38 @@ def load(
             f"the weights of {name!r} do not fit its config.json: {len(unfit)} tensors are missing or of "
             f"another shape ({', '.join(unfit[:3])}{', ...' if len(unfit) > 3 else ''})"
         )
-    model.to(place)  # type: ignore[arg-type]  # its wrapper is annotated without the device
+    if quantization_config is None:
+        model.to(place)  # type: ignore[arg-type]  # its wrapper is annotated without the device
     return model, tokenizer
+
+
+def _load_adapter(
+    folder: Path, place: torch.device, precision: torch.dtype | str, quantization: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        raise ImportError(
+            f"{folder} holds an adapter, which needs peft: pip install 'dialogkit-robustkit[peft]'"
+        ) from error
+    if not list(folder.glob("adapter_model*.safetensors")):
+        raise FileNotFoundError(
+            f"{folder} holds no adapter_model.safetensors (other formats are not read: they may run code)"
+        )
+    config = PeftConfig.from_pretrained(os.fspath(folder))
+    if not config.base_model_name_or_path:
+        raise ValueError(f"the adapter in {folder} does not say which model it belongs to")
+    model, tokenizer = load(
+        config.base_model_name_or_path,
+        revision=config.revision,
+        device=place,
+        dtype=precision,
+        quantization_config=quantization,
+    )
+    # The adapter's layers are put into the model itself.
+    adapted = PeftModel.from_pretrained(model, os.fspath(folder))
+    merged: PreTrainedModel = model if quantization is not None else adapted.merge_and_unload(safe_merge=True)
+    return merged, tokenizer
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -111,6 +112,7 @@ class TransformersLM:
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        quantization_config: Any = None,
         batch_size: int = 64,
         batch_tokens: int = 8192,
         kept_bytes: int | None = 0,
@@ -118,12 +120,14 @@ class TransformersLM:
         """Load a model and its tokenizer from a folder or the Hugging Face Hub, safetensors weights only.
 
         Args:
-            path_or_id: Folder, or model id on the Hub.
+            path_or_id: Folder, or model id on the Hub. A folder may hold a PEFT adapter (extra ``peft``),
+                which is merged into its base model.
             revision: Branch, tag or commit on the Hub.
             device: Where to put the model; None takes the first GPU if there is one, else the CPU.
             dtype: ``"float32"``, ``"bf16"``/``"bfloat16"``, ``"fp16"``/``"float16"``, ``"float64"``, a torch
                 dtype, or ``"auto"`` for that of the weights. None is ``"auto"`` on a GPU and float32 on the
                 CPU.
+            quantization_config: One of transformers' configurations (``BitsAndBytesConfig``, ...), handed on.
             batch_size: As for the class.
             batch_tokens: As for the class.
             kept_bytes: As for the class.
@@ -137,7 +141,9 @@ class TransformersLM:
             ValueError: If a file is damaged (it is named), the weights do not fit the configuration, or
                 `dtype` is unknown.
         """
-        model, tokenizer = load(path_or_id, revision=revision, device=device, dtype=dtype)
+        model, tokenizer = load(
+            path_or_id, revision=revision, device=device, dtype=dtype, quantization_config=quantization_config
+        )
         return cls(
             model,
             tokenizer,

@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from dialogkit.dialogues import Turn
 from dialogkit.generation import (
@@ -909,6 +909,31 @@ class TestLoading:
         lm.tokenizer.save_pretrained(tmp_path)
         loaded = TransformersLM.from_pretrained(str(tmp_path), device="cpu")
         assert loaded.generate(["hello"], config=GREEDY) == lm.generate(["hello"], config=GREEDY)
+
+    def test_an_adapter_is_merged_into_its_base_model(self, folder, tmp_path):
+        peft = pytest.importorskip("peft")
+        base = TransformersLM.from_pretrained(folder)
+        config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        adapted = peft.get_peft_model(base.model, config).eval()
+        adapted.save_pretrained(tmp_path / "adapter")
+        loaded = TransformersLM.from_pretrained(tmp_path / "adapter")
+        ids = torch.tensor([[1, 2, 3]])
+        with torch.no_grad():
+            expected, found = adapted(ids).logits, loaded.model(ids).logits
+            plain = TransformersLM.from_pretrained(folder).model(ids).logits
+        torch.testing.assert_close(found, expected)
+        assert not torch.allclose(found, plain, atol=1e-3)
+        weights = tmp_path / "adapter" / "adapter_model.safetensors"
+        weights.rename(weights.with_name("adapter_model.bin"))
+        with pytest.raises(FileNotFoundError, match=r"no adapter_model\.safetensors"):
+            TransformersLM.from_pretrained(tmp_path / "adapter")
+
+    @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+    def test_a_quantization_is_handed_on(self, folder):
+        with pytest.raises(ImportError, match="bitsandbytes"):
+            TransformersLM.from_pretrained(
+                folder, device="cpu", quantization_config=BitsAndBytesConfig(load_in_8bit=True)
+            )
 
     @pytest.mark.parametrize(
         ("dtype", "expected"),
