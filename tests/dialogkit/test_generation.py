@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import warnings
+from importlib.util import find_spec
 from typing import ClassVar
 
 import numpy as np
