@@ -318,14 +318,24 @@ def _answers(jobs: Sequence[_Job]) -> list[Answer | ValueError]:
 
 
 def _pieces(bot: Chatbot, history: Sequence[Turn], seed: int | None) -> Generator[str | Answer, None, None]:
-    """Pieces of a reply, then the answer. Nothing is computed before the first is asked for."""
+    """Pieces of a reply, then the answer. Nothing is computed before the first is asked for.
 
-    def told(stream: Iterator[str]) -> Generator[str, None, Any]:
-        # `yield from` hands on the value that a generator returns, and closes it with this one.
-        return (yield from stream)
-
+    A chatbot that cannot stream says its reply in one piece.
+    """
     said: list[str] = []
-    with closing(told(bot.stream(history, seed=seed))) as stream:
+
+    def told() -> Generator[str, None, Any]:
+        try:
+            # `yield from` hands on the value that a generator returns, and closes it with this one.
+            return (yield from bot.stream(history, seed=seed))
+        except NotImplementedError:
+            if said:
+                raise
+        reply = bot.reply(history, seed=seed)
+        yield reply.text
+        return reply
+
+    with closing(told()) as stream:
         while True:
             try:
                 piece = next(stream)

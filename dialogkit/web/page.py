@@ -336,7 +336,7 @@ class _Page:
             waiting = _view((*asked, Turn(bot.name, "…")))
             yield {self.chat: waiting, self.message: self._composer("", busy=True), self.notice: ""}
             said, reply = "", None
-            async with aclosing(self._steps(bot, asked)) as steps:
+            async with aclosing(self.engine.stream(bot, asked)) as steps:
                 async for step in steps:
                     if isinstance(step, Answer):
                         reply = step.reply
@@ -358,14 +358,6 @@ class _Page:
                 self.message: self._composer(text),
                 self.notice: _alert(friendly(error)),
             }
-
-    async def _steps(self, bot: Chatbot, asked: tuple[Turn, ...]) -> AsyncGenerator[str | Answer, None]:
-        try:
-            async with aclosing(self.engine.stream(bot, asked)) as steps:
-                async for step in steps:
-                    yield step
-        except NotImplementedError:
-            yield await self.engine.reply(bot, asked)
 
     def shown(self, conversation: Conversation) -> dict[Any, Any]:
         """What was said, and nothing that is on its way."""

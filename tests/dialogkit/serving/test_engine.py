@@ -173,6 +173,35 @@ def test_a_stream_ends_with_its_answer() -> None:
     run(work())
 
 
+class Whole(Scripted):
+    """Cannot stream, and says so before or while it is asked."""
+
+    def __init__(self, begins: bool) -> None:
+        super().__init__()
+        self.begins = begins
+
+    def stream(self, history: Any, *, seed: int | None = None) -> Any:
+        def piecewise() -> Any:
+            yield "You "
+            raise NotImplementedError
+
+        if self.begins:
+            return piecewise()
+        raise NotImplementedError
+
+
+def test_a_chatbot_that_cannot_stream_says_its_reply_in_one_piece() -> None:
+    async def work() -> None:
+        bot, engine = Whole(begins=False), Engine()
+        *pieces, answer = [step async for step in engine.stream(bot, said("hello"), seed=5)]
+        assert pieces == ["You said hello"] and bot.seeds == [5]
+        assert answer.reply.text == "You said hello" and engine.active == 0
+        with pytest.raises(NotImplementedError):  # half a reply has been said already
+            [step async for step in engine.stream(Whole(begins=True), said("hello"))]
+
+    run(work())
+
+
 def test_a_closed_stream_closes_the_chatbots() -> None:
     async def work() -> None:
         bot, engine = Scripted(), Engine()

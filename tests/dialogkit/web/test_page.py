@@ -108,7 +108,7 @@ def test_the_controls_reach_the_model() -> None:
 def test_a_bot_that_cannot_stream_answers_at_once() -> None:
     page, _ = opened()
     steps = send(page, "hello", Conversation("whole"))
-    assert [texts(step, page)[-1] for step in steps] == ["…", "You said hello"]
+    assert [texts(step, page)[-1] for step in steps] == ["…", "You said hello", "You said hello"]
     assert "score <b>1.250</b>" in steps[-1][page.why]
 
 
