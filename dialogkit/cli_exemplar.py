@@ -111,6 +111,8 @@ def train(
         chosen = _changed(method.preset(policy), k, temperature, threshold, on_filtered)
         quiet()
         examples = list(read_examples(data))
+        if not examples:
+            raise ValueError(f"{data} holds no examples")
         held_out = list(read_examples(valid)) if valid is not None else []
         texts = (
             ContextPool.from_lines(responses)

@@ -103,3 +103,11 @@ def test_errors_are_one_line(
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "empty.jsonl"
+    data.touch()
+    result = run("exemplar", "train", data, "-m", "embedded", "-r", "embedded", "-o", tmp_path / "out")
+    assert result.exit_code == 2 and "empty.jsonl holds no examples" in result.output
+    assert not (tmp_path / "out").exists()

@@ -258,6 +258,7 @@ def test_a_closed_tab_frees_the_engine(served: Served, visit: Any) -> None:
     served.model.go.clear()
     tab.send("Will it rain?")
     tab.expect_talk("Will it rain?", "Aye,")
+    assert served.engine.active == 1
     tab.page.close()
     served.model.go.set()
     until(lambda: served.engine.active == 0)
