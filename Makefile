@@ -19,7 +19,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=fa
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow browser lint format docs picture bench clean
+.PHONY: help demo test slow explore browser lint format docs picture bench clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
@@ -47,6 +47,9 @@ test: $(VENV)/.installed-all  ## the test suite, without the slow tests
 
 slow: $(VENV)/.installed-all browser  ## the tests marked slow
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+explore: $(VENV)/.installed-all  ## the property tests with fresh examples
+	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "hypothesis and not slow" $(PYTEST_ARGS)
 
 # Without it the tests of the chat page in a browser are skipped.
 browser:  ## install Chromium where apt-get can

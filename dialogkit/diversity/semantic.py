@@ -278,9 +278,12 @@ def _entropies(shares: _Floats) -> _Floats:
 
 
 def _divergences(p: _Floats, mixtures: _Floats) -> _Floats:
-    """KL(p | r) for each row r; r is positive wherever p is."""
+    """KL(p | r) for each row r; r is positive wherever p is.
+
+    Rounding makes some of the smallest negative; a point of the curve would then lie right of its corner.
+    """
     some = p > 0
-    return np.asarray((p[some] * np.log(p[some] / mixtures[:, some])).sum(axis=1))
+    return np.maximum((p[some] * np.log(p[some] / mixtures[:, some])).sum(axis=1), 0.0)
 
 
 def _area(x: _Floats, y: _Floats) -> float:

@@ -212,9 +212,9 @@ class L2(_Ball):
         wide = torch.promote_types(vector.dtype, torch.float32)
         size = vector.flatten(1).abs().to(wide)
         scale = size.amax(dim=1, keepdim=True)
-        size = size / scale.where(
-            scale > 0, 1
-        )  # gradients of sure models are below the root of the smallest float
+        # Gradients of sure models are below the root of the smallest float; beside a larger number they are 0.
+        size = size / scale.where(scale > 0, 1)
+        size = size.where(size.square() > torch.finfo(wide).tiny, 0)
         low, high = room
         space = torch.where(vector > 0, high, -low).flatten(1).to(wide).where(size > 0, 0)
         times, order = (space / size.where(size > 0, 1)).sort(dim=1)
@@ -223,7 +223,7 @@ class L2(_Ball):
         free = free.flip(1).cumsum(1).flip(1)
         still = torch.cat([free[:, 1:], torch.zeros_like(free[:, :1])], dim=1)
         squared = self.radius(size).square()
-        reached = (met + times.square() * still <= squared).sum(dim=1, keepdim=True)
+        reached = (met + (times * still.sqrt()).square() <= squared).sum(dim=1, keepdim=True)
         before = torch.cat([torch.zeros_like(met[:, :1]), met], dim=1).gather(1, reached)
         rest = torch.cat([free, torch.zeros_like(free[:, :1])], dim=1).gather(1, reached)
         t = ((squared - before).clamp(min=0) / rest.where(rest > 0, 1)).sqrt().where(rest > 0, times[:, -1:])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -110,6 +110,7 @@ def test_s9_goldens() -> None:
 
 
 @given(st.integers(2, 6), st.integers(0, 10_000))
+@example(2, 1297)  # nearly equal: the divergence of one end rounds below zero
 def test_s9_symmetric_and_one_for_equal(k: int, seed: int) -> None:
     p, q = np.random.default_rng(seed).dirichlet(np.full(k, 0.5), size=2)
     assert quantized_mauve(p, p) == pytest.approx(1.0)

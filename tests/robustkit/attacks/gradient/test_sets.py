@@ -148,6 +148,17 @@ def test_no_point_of_the_set_beats_linear_max_and_the_gap_is_what_is_missing(cas
     torch.testing.assert_close(ball.fosc(best, gradient, inputs), torch.zeros_like(gap), atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("tiny", [1e-150, 1e-155, 1e-162, 1e-233, 0.0])
+def test_a_vanishing_number_takes_nothing_from_the_others(tiny: float) -> None:
+    inputs = torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64)
+    gradient = torch.tensor([[2.0, -0.25, -tiny]], dtype=torch.float64)
+    best = L2(1.5).linear_max(gradient, inputs)
+    torch.testing.assert_close(best[:, :2], torch.tensor([[1.0, -1.0]], dtype=torch.float64))
+    assert float(L2(1.5).norm(best)) <= 1.5 + 1e-12
+    wide = L2(1e3, box=(0.0, 255.0)).linear_max(gradient, 255 * inputs)
+    torch.testing.assert_close(wide[:, :2], torch.tensor([[255.0, -255.0]], dtype=torch.float64))
+
+
 def test_gaps_are_the_specified_formulas() -> None:
     """si_hg.md section 2: l-inf and l2 balls, and the l-inf ball with the image box."""
     inputs, delta, g, _ = problem(1)
