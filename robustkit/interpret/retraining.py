@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from trainkit.hub import fingerprint, write_json
 from trainkit.progress import Progress
 from trainkit.seeding import derive_seed, preserved_rng
 
-from .ranking import top_share
+from .ranking import first_share, positions
 
 __all__ = ["RANDOM", "RetrainingResult", "TrainFunction", "area", "degraded", "roar", "trained_by_fit"]
 
@@ -53,8 +54,12 @@ def degraded(
     Returns:
         ``(n, C, H, W)``, floats.
     """
+    return _degraded(pixels, positions(maps, seed), fraction, mode, fill)
+
+
+def _degraded(pixels: Tensor, places: Tensor, fraction: float, mode: Mode, fill: Tensor) -> Tensor:
     values = pixels if pixels.is_floating_point() else pixels.float()
-    top = top_share(maps, fraction, seed).to(values.device)
+    top = first_share(places, fraction).to(values.device)
     gone = top if mode == "remove" else ~top
     return torch.where(gone[:, None], fill.to(values)[:, None, None], values)
 
@@ -199,22 +204,28 @@ def roar(
     _check(train, test, maps, shares, repeats, mode)
     center = train[0].double().mean(dim=(0, 2, 3)) if fill is None else fill
     classes = len(torch.unique(torch.cat([train[1], test[1]])))
+    # All fractions of a map and a repeat follow each other: they share one order of the pixels.
     every = [
-        (repeat, fraction, name)
+        (repeat, name, fraction)
         for repeat in range(repeats)
-        for fraction in shares
         for name in (RANDOM, *maps)
+        for fraction in shares
     ]
     ledger = _Ledger(path, _key(train, test, maps, mode, center, seed))
 
-    def accuracy(name: str, fraction: float, repeat: int) -> float:
-        def images(part: int) -> Tensor:
-            pixels = (train, test)[part][0]
+    @lru_cache(maxsize=1)
+    def places(name: str, repeat: int) -> tuple[Tensor, ...]:
+        found = []
+        for part, (pixels, _) in enumerate((train, test)):
             own = _random_maps(pixels, seed, repeat, part) if name == RANDOM else maps[name][part]
-            return degraded(pixels, own, fraction, mode, center, derive_seed(seed, repeat, part))
+            found.append(positions(own, derive_seed(seed, repeat, part)))
+        return tuple(found)
 
-        network = train_fn(images(0), train[1], derive_seed("training", seed, repeat))
-        return _accuracy(network, images(1), test[1])
+    def accuracy(name: str, fraction: float, repeat: int) -> float:
+        parts = zip((train, test), places(name, repeat), strict=True)
+        changed = [_degraded(pixels, own, fraction, mode, center) for (pixels, _), own in parts]
+        network = train_fn(changed[0], train[1], derive_seed("training", seed, repeat))
+        return _accuracy(network, changed[1], test[1])
 
     with Progress(len(every), "ROAR" if mode == "remove" else "KAR") as progress:
         if clean is None:
@@ -226,7 +237,7 @@ def roar(
             ]  # fmt: skip
             clean = fmean(whole)
         found: dict[str, list[list[float]]] = {name: [[] for _ in shares] for name in (RANDOM, *maps)}
-        for repeat, fraction, name in every:
+        for repeat, name, fraction in every:
             value = ledger(
                 f"{name}/{fraction}/{repeat}",
                 lambda name=name, fraction=fraction, repeat=repeat: accuracy(name, fraction, repeat),  # type: ignore[misc]
