@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Detectors of word-level attacks, measured: ``python scripts/rde_benchmark.py STAGE``.
 
-Stages, in order: ``victims`` (fine-tunes MiniLM on each data set), ``attack`` (attack logs), ``detect``
+Stages, in order: ``victims`` (fine-tunes MiniLM on each data set), ``readers`` (fine-tunes it
+to find replaced words), ``attack`` (attack logs), ``detect``
 (features, scores and the table of all detectors), ``combine`` (one detector chosen on validation texts),
 ``report`` (puts the tables into ``docs/rde_benchmark.md``), or ``all``. Each stage leaves its files under
 ``--runs`` and skips what is there already. Reads the data sets of ``docs/rde_benchmark.md`` (environment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustkit.detection import (
@@ -23,6 +24,7 @@ from robustkit.detection import (
 from trainkit.datafiles import data_file
 
 from .attacks import Lexicon
+from .replaced import Offers, ReplacedWordsDetector
 from .spelling import SpellingDetector
 from .substitution import SubstitutionDetector, mistyped
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from robustkit.classifiers import TextClassifier
     from robustkit.detection import Detector
 
-__all__ = ["Entry", "entries"]
+__all__ = ["Entry", "entries", "kinds_of_edit"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,17 @@ class Entry:
     seeds: bool = False
 
 
-def entries(classifier: TextClassifier, lexicon: Lexicon) -> list[Entry]:
-    """All detectors for one victim."""
+def kinds_of_edit(lexicon: Lexicon) -> list[Offers]:
+    """Words that the study's own detectors put into clean texts: synonyms, neighbours, typos."""
+    return [
+        lambda word, rng: lexicon.wordnet.synonyms(word),
+        lambda word, rng: lexicon.neighbours.of(word),
+        lambda word, rng: [mistyped(word, rng)],
+    ]
+
+
+def entries(classifier: TextClassifier, lexicon: Lexicon, reader: Path) -> list[Entry]:
+    """All detectors for one victim; ``reader`` is the folder of its data set's `train_reader`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from dialogkit.embedded import lm_path
@@ -58,11 +69,7 @@ def entries(classifier: TextClassifier, lexicon: Lexicon) -> list[Entry]:
     glove = WordVectors.from_file(data_file("lexicon/glove_twitter_25d_12k.txt.gz")).neighbours(10)
     lm = AutoModelForCausalLM.from_pretrained(lm_path()).float().eval()
     tokenizer = AutoTokenizer.from_pretrained(lm_path())
-    synonyms = [
-        lambda word, rng: lexicon.wordnet.synonyms(word),
-        lambda word, rng: lexicon.neighbours.of(word),
-        lambda word, rng: [mistyped(word, rng)],
-    ]
+    kinds = kinds_of_edit(lexicon)
     return [
         Entry("max-softmax", lambda seed: MSPDetector()),
         Entry("energy", lambda seed: MSPDetector("energy")),
@@ -74,11 +81,12 @@ def entries(classifier: TextClassifier, lexicon: Lexicon) -> list[Entry]:
         Entry("LID", lambda seed: LIDDetector()),
         Entry("perplexity", lambda seed: PerplexityDetector(lm, tokenizer)),
         Entry("FGWS", lambda seed: FGWSDetector(classifier, lexicon.wordnet, glove)),
-        Entry("edit probe", lambda seed: SubstitutionDetector(classifier, synonyms, lexicon.stopwords)),
+        Entry("edit probe", lambda seed: SubstitutionDetector(classifier, kinds, lexicon.stopwords)),
         Entry(
             "edit probe (WordNet)",
-            lambda seed: SubstitutionDetector(classifier, synonyms[:1], lexicon.stopwords),
+            lambda seed: SubstitutionDetector(classifier, kinds[:1], lexicon.stopwords),
         ),
+        Entry("replaced words", lambda seed: ReplacedWordsDetector(str(reader))),
         Entry("spelling", lambda seed: SpellingDetector()),
         Entry("GradMask", lambda seed: GradMaskDetector(classifier)),
         Entry("sharpness", lambda seed: SharpnessDetector(classifier)),

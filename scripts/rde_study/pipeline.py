@@ -19,6 +19,7 @@ from .choosing import combined
 from .combine import Compared, lead_interval
 from .data import DATA, load_data
 from .measure import Scores, Setting, at_seed, settings_of, summary
+from .replaced import ReplacedSettings, train_reader
 from .scoring import SEEDS, Material, score_all
 from .tables import averaged, compared, markdown, overall, pivot, write_csv
 from .victims import VictimSettings, train_victim
@@ -31,7 +32,7 @@ __all__ = ["DATA", "STAGES", "run"]
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("victims", "attack", "detect", "combine", "report")
+STAGES = ("victims", "readers", "attack", "detect", "combine", "report")
 PAGE = Path(__file__).parents[2] / "docs" / "rde_benchmark.md"
 LEAST = 20  # adversarial texts that a set of the results must have; half of them to choose by
 CACHED = 100_000  # results of a classifier that are kept: the far attack repeats the near one's questions
@@ -53,6 +54,8 @@ def run(
     study = Study(runs, tuple(data), tuple(victim_seeds), plan or AttackPlan())
     if stage in ("victims", "all"):
         study.victims(VictimSettings(encoder=encoder))
+    if stage in ("readers", "all"):
+        study.readers(encoder)
     if stage in ("attack", "all"):
         study.attack()
     if stage in ("detect", "all"):
@@ -90,6 +93,26 @@ class Study:
             folder = self.runs / "victims" / victim
             if not folder.exists():
                 logger.info("%s", train_victim(load_data(name), folder, seed=seed, settings=settings))
+
+    def readers(self, encoder: str) -> None:
+        """Trains the readers of the data sets that are not there."""
+        from .detectors import kinds_of_edit
+
+        lexicon = Lexicon.load()
+        for name in self.data:
+            if not self._reader(name).exists():
+                figures = train_reader(
+                    load_data(name),
+                    kinds_of_edit(lexicon),
+                    lexicon.stopwords,
+                    self._reader(name),
+                    seed=0,
+                    settings=ReplacedSettings(encoder=encoder),
+                )
+                logger.info("%s", figures)
+
+    def _reader(self, name: str) -> Path:
+        return self.runs / "readers" / name
 
     def attack(self) -> None:
         """Attacks every victim."""
@@ -192,7 +215,8 @@ class Study:
         for victim, (name, _) in self.names.items():
             classifier = self._classifier(victim, self.runs / "cache")
             material = Material(load_data(name), classifier, self.runs / "logs" / victim, self.plan)
-            scores[victim] = score_all(material, entries(classifier, lexicon), self.runs / "scores" / victim)
+            detectors = entries(classifier, lexicon, self._reader(name))
+            scores[victim] = score_all(material, detectors, self.runs / "scores" / victim)
         return scores
 
     def _write(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from trainkit.seeding import derive_seed
 if TYPE_CHECKING:
     from robustkit.classifiers import TextClassifier
 
-__all__ = ["SubstitutionDetector", "edited", "hidden_states", "mistyped"]
+__all__ = ["Edited", "SubstitutionDetector", "edited", "hidden_states", "mistyped"]
 
 RATES = (0.1, 0.2, 0.35)
 """Shares of a text's words that are replaced, one drawn for each text; attacks replace 5 to 40 %."""
@@ -45,8 +46,21 @@ def mistyped(word: str, rng: Random) -> str:
     )
 
 
-def edited(text: str, offers: Callable[[str], Sequence[str]], spared: frozenset[str], rng: Random) -> str:
-    """A text with some words replaced at random.
+@dataclass(frozen=True)
+class Edited:
+    """A text with some words replaced.
+
+    Attributes:
+        text: The new text.
+        places: First character of each new word, and the one after its last.
+    """
+
+    text: str
+    places: tuple[tuple[int, int], ...]
+
+
+def edited(text: str, offers: Callable[[str], Sequence[str]], spared: frozenset[str], rng: Random) -> Edited:
+    """Replaces some words of a text at random.
 
     Args:
         text: The text.
@@ -61,11 +75,14 @@ def edited(text: str, offers: Callable[[str], Sequence[str]], spared: frozenset[
         options = offers(match[0].lower())
         if options and len(changes) < wanted:
             changes[match.start()] = (match.end(), rng.choice(options))
-    pieces, place = [], 0
+    new, places, place = "", [], 0
     for start, (end, word) in sorted(changes.items()):
-        pieces += [text[place:start], word]
+        new += text[place:start]
+        if word != text[start:end].lower():
+            places.append((len(new), len(new) + len(word)))
+        new += word
         place = end
-    return "".join([*pieces, text[place:]])
+    return Edited(new + text[place:], tuple(places))
 
 
 @torch.no_grad()
@@ -142,7 +159,8 @@ class SubstitutionDetector(ClassifierDetector):
         for number, text in enumerate(texts):
             rng = Random(derive_seed("edit", self.random_state, number))
             offer = self.offers[number % len(self.offers)]
-            changed.append(edited(text, lambda word, o=offer, r=rng: o(word, r), self.spared, rng))  # type: ignore[misc]
+            new = edited(text, lambda word, o=offer, r=rng: o(word, r), self.spared, rng)  # type: ignore[misc]
+            changed.append(new.text)
         changed = [new for old, new in zip(texts, changed, strict=True) if new != old]
         rows = np.concatenate([hidden_states(self.classifier, side) for side in (texts, changed)])
         mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6

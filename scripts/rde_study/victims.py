@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from .data import Row, StudyData
 
 __all__ = ["ClassificationObjective", "VictimSettings", "accuracy", "length_batches", "train_victim"]
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -73,8 +74,8 @@ class ClassificationObjective:
         return Loss(total, len(labels), {"accuracy": (right, len(labels))})
 
 
-def length_batches(rows: Sequence[Row], size: int, *, seed: int = 0) -> list[list[Row]]:
-    """Cuts rows into batches of texts alike in length, so that padding costs little.
+def length_batches(rows: Sequence[tuple[str, T]], size: int, *, seed: int = 0) -> list[list[tuple[str, T]]]:
+    """Cuts rows that begin with a text into batches of texts alike in length, so that padding costs little.
 
     Which of equally long texts meet is drawn from the seed.
     """

@@ -8,14 +8,23 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rde_study import combine, measure
 from rde_study.attacks import AttackPlan, attacked_rows
 from rde_study.combine import Judged
 from rde_study.data import DATA, StudyData, load_data
+from rde_study.replaced import (
+    ReplacedObjective,
+    ReplacedSettings,
+    ReplacedWordsDetector,
+    edited_copies,
+    text_log_odds,
+    train_reader,
+)
 from rde_study.spelling import SpellingDetector
-from rde_study.substitution import SubstitutionDetector, edited, hidden_states, mistyped
+from rde_study.substitution import Edited, SubstitutionDetector, edited, hidden_states, mistyped
 from rde_study.tables import averaged
 from rde_study.victims import VictimSettings, length_batches, train_victim
 
@@ -298,9 +307,12 @@ def test_edits_change_words_that_have_replacements_and_nothing_else(seed: int) -
     text = "The fine film , isn't it ? A fine plot\twith (fine) acting !"
     offers = {"fine": ["decent"], "film": ["movie"]}
     new = edited(text, lambda word: offers.get(word, []), frozenset({"film"}), Random(seed))
-    assert new != text
-    assert new.replace("decent", "fine") == text
-    assert edited(text, lambda word: [], frozenset(), Random(seed)) == text
+    assert new.text != text
+    assert new.text.replace("decent", "fine") == text
+    assert {new.text[start:end] for start, end in new.places} == {"decent"}
+    assert len(new.places) == new.text.count("decent")
+    assert edited(text, lambda word: [], frozenset(), Random(seed)) == Edited(text, ())
+    assert edited("a fine plot", lambda word: ["fine"], frozenset({"plot"}), Random(seed)).places == ()
 
 
 def test_the_probe_finds_words_that_were_replaced_without_seeing_an_attack() -> None:
@@ -311,7 +323,7 @@ def test_the_probe_finds_words_that_were_replaced_without_seeing_an_attack() -> 
     detector.fit(classifier.extract(texts[:200]), np.array(labels[:200]))
     clean = texts[200:]
     altered = [
-        edited(text, lambda word: [word[::-1]], frozenset(), Random(i)) for i, text in enumerate(clean)
+        edited(text, lambda word: [word[::-1]], frozenset(), Random(i)).text for i, text in enumerate(clean)
     ]
     scores = detector.score_samples(classifier.extract([*clean, *altered]))
     assert combine.auc(scores, np.arange(200) >= 100) > 0.9
@@ -358,7 +370,9 @@ def test_typos_stand_out(tmp_path: Path) -> None:
     of = lambda part: Features.of(np.zeros((len(part), 1)), np.zeros(len(part), int), texts=tuple(part))  # noqa: E731
     detector = SpellingDetector().fit(of(texts), np.array(labels))
     rng = Random(0)
-    altered = [edited(text, lambda word: [mistyped(word, rng)], frozenset(), rng) for text in texts[:100]]
+    altered = [
+        edited(text, lambda word: [mistyped(word, rng)], frozenset(), rng).text for text in texts[:100]
+    ]
     scores = detector.score_samples(of([*texts[:100], *altered]))
     assert (scores[:100] == 0).all()
     assert combine.auc(scores, np.arange(200) >= 100) > 0.9
@@ -379,3 +393,65 @@ def test_a_probe_is_saved_and_loaded(tmp_path: Path) -> None:
     again = SubstitutionDetector.from_pretrained(tmp_path / "probe", classifier=classifier, parts=parts)
     inputs = classifier.extract(texts[:20])
     np.testing.assert_array_equal(again.score_samples(inputs), detector.score_samples(inputs))
+
+
+# Readers of replaced words ----------------------------------------------------------------------------------
+
+
+def test_a_text_is_as_suspicious_as_any_of_its_words() -> None:
+    logits = torch.tensor([[0.0, math.log(3), 9.0], [-2.0, 5.0, 5.0], [-800.0, -800.0, 0.0]]).double()
+    is_token = torch.tensor([[True, True, False], [True, False, False], [True, True, False]])
+    # Probabilities 1/2 and 3/4: none is replaced with probability 1/8.
+    odds = text_log_odds(logits, is_token)
+    assert odds[:2].tolist() == pytest.approx([math.log(7), -2.0])
+    assert math.isfinite(odds[2]) and odds[2] < -60
+    assert math.isfinite(text_log_odds(torch.full((1, 3), 800.0), torch.ones(1, 3, dtype=torch.bool))[0])
+
+
+def test_copies_are_edited_by_every_kind_and_repeat_with_the_seed() -> None:
+    offers = [lambda word, rng: ["decent"], lambda word, rng: ["awful", word]]
+    texts = ["a fine film with fine acting", "so it is"] * 30
+    copies = edited_copies(texts, offers, frozenset(), seed=3)
+    assert copies == edited_copies(texts, offers, frozenset(), seed=3)
+    assert copies != edited_copies(texts, offers, frozenset(), seed=4)
+    words = Counter(new.text[start:end] for new in copies for start, end in new.places)
+    assert set(words) == {"decent", "awful"}
+
+
+def test_tokens_of_replaced_words_are_marked() -> None:
+    _, tokenizer = tiny_classifier("bert", ["a fine plot is mended"], spread=0.05)
+    objective = ReplacedObjective(tokenizer, 16, 0.1)
+    batch = objective.collate([[("", Edited("a fine plot", ((2, 6),))), ("", Edited("a plot", ()))]])
+    marked = [
+        tokenizer.convert_ids_to_tokens(ids[mark.bool()])
+        for ids, mark in zip(batch["input_ids"], batch["replaced"], strict=True)
+    ]
+    assert "".join(marked[0]).replace("##", "") == "fine" and marked[1] == []
+    read = [
+        tokenizer.decode(ids[keep]) for ids, keep in zip(batch["input_ids"], batch["is_token"], strict=True)
+    ]
+    assert read == ["a fine plot", "a plot"]
+
+
+def test_a_reader_learns_to_find_replaced_words(tmp_path: Path) -> None:
+    texts, labels = toy_sentiment(400)
+    model, tokenizer = tiny_classifier("bert", texts, spread=0.05)
+    model.save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    settings = ReplacedSettings(
+        encoder=str(tmp_path / "encoder"), copies=3, batch_size=20, learning_rate=3e-3
+    )
+    data = study_data(texts, labels)
+    offers = [lambda word, rng: [word[::-1]]]
+    figures = train_reader(data, offers, frozenset(), tmp_path / "reader", seed=0, settings=settings)
+    assert figures["validation_auc"] > 0.9
+    clean = [text for text, _ in data.test]
+    altered = [new.text for new in edited_copies(clean, offers, frozenset(), seed=9)]
+    of = lambda part: Features.of(np.zeros((len(part), 1)), np.zeros(len(part), int), texts=tuple(part))  # noqa: E731
+    detector = ReplacedWordsDetector(str(tmp_path / "reader"))
+    scores = detector.score_samples(of([*clean, *altered]))
+    assert combine.auc(scores, np.arange(len(scores)) >= len(clean)) > 0.9
+    np.testing.assert_allclose(detector.score_samples(of(clean[:1])), scores[:1], rtol=1e-5)
+    before = repr(detector)
+    (tmp_path / "reader" / "figures.json").write_text("{}")
+    assert repr(detector) != before
