@@ -94,12 +94,12 @@ class Study:
     title: str
     images: Callable[[int], Images]
     radii: Mapping[str, tuple[float, ...]]
-    train: int = 4000
+    train: int = 3000
     test: int = 3000
-    epochs: int = 5
+    epochs: int = 6
     retraining_epochs: int = 3
     rate: float = 4e-3
-    moved: int = 300
+    moved: int = 200
     strong: float = 6.0
     latent: int = 10
     steps: int = 8
@@ -119,11 +119,11 @@ class Study:
 
 STUDIES: dict[str, Study] = {
     "mnist": Study(
-        "mnist", "MNIST", mnist_images, {"L2": (0.5, 1.0, 2.0), "L∞": (0.025, 0.05, 0.1)}, given=_lenets
+        "mnist", "MNIST", mnist_images, {"L2": (1.0, 2.0), "L∞": (0.05, 0.1)}, given=_lenets
     ),
     "cifar": Study(
-        "cifar", "CIFAR-10 as JPEG", cifar_images, {"L2": (0.2, 0.4, 0.8), "L∞": (0.005, 0.01, 0.02)},
-        epochs=8, retraining_epochs=4, latent=128,
+        "cifar", "CIFAR-10 as JPEG", cifar_images, {"L2": (0.4, 0.8), "L∞": (0.01, 0.02)},
+        train=4000, epochs=8, retraining_epochs=4, latent=128,
     ),
 }  # fmt: skip
 
