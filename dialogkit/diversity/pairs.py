@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,14 +13,11 @@ from torch import Tensor
 
 from dialogkit.generation import TransformersLM
 from dialogkit.generation.encoding import PromptEncoder
-from dialogkit.generation.forward import Forward
 from dialogkit.generation.prompting import DialoguePrompt
+from dialogkit.generation.targets import IGNORED, TargetCollator
 from trainkit.objectives import Loss, StepContext
 
 __all__ = ["IGNORED", "PairBatch", "PairEncoder", "TokenPair", "pair_logits", "update"]
-
-IGNORED = -100
-"""The label of a position that is no target."""
 
 PairBatch = Mapping[str, Any]
 """``inputs`` of the model, ``labels`` [B, T] of its logits, ``weights`` [B] of the sequences."""
@@ -73,13 +69,11 @@ class PairEncoder:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.prompt = prompt or DialoguePrompt()
         self.max_context_tokens, self.max_response_tokens = max_context_tokens, max_response_tokens
-        forward = Forward(lm.model, lm.tokenizer)
-        self._prefix, self._seq2seq = forward.prefix, forward.is_encoder_decoder
-        self._narrows = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
+        self._collator = TargetCollator(lm)
+        self._seq2seq = self._collator.is_encoder_decoder
         self._encoder = PromptEncoder(lm.tokenizer, lm.name, closed=self._seq2seq, parse_special_tokens=False)
         self._window = lm.max_length
         self._bos, eos = lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id
-        self._pad = lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else eos or 0
         self._break = "\n" if "\n" in self.prompt.stop and not self._seq2seq else ""
         if not self._break and eos is None:
             raise ValueError(f"the tokenizer of {lm.name!r} has no end-of-sequence token to end a response")
@@ -119,36 +113,14 @@ class PairEncoder:
             pairs: At least one.
             weights: Of the responses; 1 by default.
         """
-        inputs: dict[str, Tensor] = {}
-        if self._seq2seq:
-            inputs["input_ids"], inputs["attention_mask"] = self._stack([pair.context for pair in pairs])
-            rows = [(*self._prefix, *pair.answer[:-1]) for pair in pairs]
-            inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = self._stack(rows)
-            begins = [len(self._prefix) - 1] * len(pairs)
-        else:
-            rows = [(*pair.context, *pair.answer[:-1]) for pair in pairs]
-            inputs["input_ids"], inputs["attention_mask"] = self._stack(rows)
-            begins = [len(pair.context) - 1 for pair in pairs]
-        length = max(map(len, rows))
-        labels = torch.full((len(pairs), length), IGNORED)
-        for row, begin, pair in zip(labels, begins, pairs, strict=True):
-            row[begin : begin + len(pair.answer)] = torch.tensor(pair.answer)
-        if self._narrows and not self._seq2seq:
-            # Logits of the contexts would be thrown away.
-            inputs["logits_to_keep"] = torch.arange(min(begins), length)
-            labels = labels[:, min(begins) :]
+        inputs, labels = self._collator.collate(
+            [pair.context for pair in pairs], [pair.answer for pair in pairs]
+        )
         return {
             "inputs": inputs,
             "labels": labels,
             "weights": torch.ones(len(pairs)) if weights is None else torch.tensor(weights).float(),
         }
-
-    def _stack(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        ids = torch.full((len(rows), max(map(len, rows))), self._pad)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
-        return ids, mask
 
     def _warn(self, what: str, length: int, limit: int) -> None:
         if what not in self._warned:

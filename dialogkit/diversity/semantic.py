@@ -283,7 +283,7 @@ def _divergences(p: _Floats, mixtures: _Floats) -> _Floats:
     Rounding makes some of the smallest negative; a point of the curve would then lie right of its corner.
     """
     some = p > 0
-    return np.maximum((p[some] * np.log(p[some] / mixtures[:, some])).sum(axis=1), 0.0)
+    return np.asarray(np.maximum((p[some] * np.log(p[some] / mixtures[:, some])).sum(axis=1), 0.0))
 
 
 def _area(x: _Floats, y: _Floats) -> float:

@@ -14,13 +14,11 @@ from torch.nn.functional import cross_entropy
 from dialogkit.dialogues import Turn, single_line
 from dialogkit.generation import TransformersLM, trim_history
 from dialogkit.generation.encoding import PromptEncoder
-from dialogkit.generation.forward import Forward
 from dialogkit.generation.prompting import DialoguePrompt
+from dialogkit.generation.targets import IGNORED, TargetCollator
 from dialogkit.generation.types import Candidate, GenerationConfig, Prompt
 
 __all__ = ["ExemplarEncoder", "ExemplarPacker", "LengthBudget", "PackedRow"]
-
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -114,16 +112,14 @@ class ExemplarPacker:
         marker: str = "Example of a reply:",
     ) -> None:
         self.lm, self.budget, self.marker = lm, budget or LengthBudget(), single_line(marker)
-        forward = Forward(lm.model, lm.tokenizer)
-        self.is_encoder_decoder = forward.is_encoder_decoder
-        self._prefix, self._narrows = forward.prefix, forward.narrows_logits
+        self._collator = TargetCollator(lm)
+        self.is_encoder_decoder = self._collator.is_encoder_decoder
         usual = DialoguePrompt("lines" if self.is_encoder_decoder else "labelled")
         self.prompt = prompt or (DialoguePrompt("chat") if lm.supports_chat else usual)
         self._encoder = PromptEncoder(
             lm.tokenizer, lm.name, closed=self.is_encoder_decoder, parse_special_tokens=False
         )
         eos = lm.tokenizer.eos_token_id
-        self._pad = lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else eos or 0
         self._separator = eos if eos is not None else lm.tokenizer.sep_token_id
         self._break = "\n" if "\n" in self.prompt.stop and not self.is_encoder_decoder else ""
         if self._separator is None and not self._break:
@@ -137,7 +133,7 @@ class ExemplarPacker:
             return
         # A decoder with a table of positions has no room for more.
         places = getattr(self.lm.model.config, "max_position_embeddings", None)
-        read = len(self._prefix) + budget.response - 1
+        read = len(self._collator.prefix) + budget.response - 1
         if self.is_encoder_decoder and places is not None and read > places:
             raise ValueError(
                 f"the budget's response of {budget.response} tokens is longer than the decoder, "
@@ -321,37 +317,13 @@ class ExemplarPacker:
             ``inputs`` of the model and ``labels`` int64 ``[rows, T]`` of its logits, -100 where there is no
             target.
         """
-        inputs: dict[str, Tensor] = {}
-        if self.is_encoder_decoder:
-            inputs["input_ids"], inputs["attention_mask"] = self._stack([row.prompt for row in rows])
-            read = [(*self._prefix, *row.answer[:-1]) for row in rows]
-            inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = self._stack(read)
-            begins = [len(self._prefix) - 1] * len(rows)
-        else:
-            read = [(*row.prompt, *row.answer[:-1]) for row in rows]
-            inputs["input_ids"], inputs["attention_mask"] = self._stack(read)
-            begins = [len(row.prompt) - 1 for row in rows]
-        length = max(map(len, read))
-        labels = torch.full((len(rows), length), _IGNORED)
-        for label, begin, row in zip(labels, begins, rows, strict=True):
-            label[begin : begin + len(row.answer)] = torch.tensor(row.answer)
-        if self._narrows and not self.is_encoder_decoder:
-            # Logits of what is only read would be thrown away.
-            inputs["logits_to_keep"] = torch.arange(min(begins), length)
-            labels = labels[:, min(begins) :]
+        inputs, labels = self._collator.collate([row.prompt for row in rows], [row.answer for row in rows])
         return {"inputs": inputs, "labels": labels}
-
-    def _stack(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        ids = torch.full((len(rows), max(map(len, rows))), self._pad)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
-        return ids, mask
 
     def log_likelihoods(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
         """``ell`` of every row, a sum over its targets, not normalised: ``[rows]``, float32 or more."""
         logits: Tensor = model(**batch["inputs"], use_cache=False).logits
         # Sums over a response lose digits in half precision.
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        nll = cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none", ignore_index=_IGNORED)
+        nll = cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none", ignore_index=IGNORED)
         return -nll.sum(dim=1)
