@@ -135,7 +135,8 @@ def _bots(
         raise ValueError(f"two of the chatbots have the same name, of {', '.join(names)}")
     bots: dict[str, Chatbot] = {}
     if found:
-        lm = TransformersLM.from_pretrained(model or embedded.lm_path())
+        # The turns of a conversation begin alike, and so do those of one character.
+        lm = TransformersLM.from_pretrained(model or embedded.lm_path(), kept_bytes=None)
         config = replace(PDPConfig() if model else embedded_config(), matcher=matcher)
         first = PDPChatbot(lm, found[0], retriever=retriever, pool=contexts, config=config)
         rest = [PDPChatbot(lm, one, matcher=first.matcher, config=config) for one in found[1:]]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         LanguageModel,
         Likelihood,
         Prompt,
+        PromptError,
     )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "LanguageModel",
     "Likelihood",
     "Prompt",
+    "PromptError",
     "TransformersLM",
     "injection_corpus",
     "trim_history",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from dialogkit.generation.types import Prompt
+from dialogkit.generation.types import Prompt, PromptError
 
 __all__ = ["PromptEncoder"]
 
@@ -152,7 +152,9 @@ class PromptEncoder:
         for i, piece in enumerate(pieces[1:], start=1):
             ids += self._data(piece, first=False) if i % 2 else _following(piece, self._parsed)
         if self._controls_in(ids) != expected:
-            raise ValueError(f"a message holds what the tokenizer of {self._name!r} takes for control tokens")
+            raise PromptError(
+                f"a message holds what the tokenizer of {self._name!r} takes for control tokens"
+            )
         return ids
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
@@ -171,7 +173,7 @@ class PromptEncoder:
             )
         except jinja2.TemplateError as error:
             roles = [message["role"] for message in messages]
-            raise ValueError(
+            raise PromptError(
                 f"the chat template of {self._name!r} refuses messages with roles {roles}: {error}"
             ) from error
         shown = {int(number) for number in _MARK.findall(rendered)}

@@ -15,7 +15,7 @@ from dialogkit.generation.decoding import Decoding, Endings
 from dialogkit.generation.encoding import PromptEncoder
 from dialogkit.generation.forward import Batch, Forward
 from dialogkit.generation.loading import load
-from dialogkit.generation.types import Candidate, GenerationConfig, Likelihood, Prompt
+from dialogkit.generation.types import Candidate, GenerationConfig, Likelihood, Prompt, PromptError
 
 __all__ = ["TransformersLM"]
 
@@ -356,7 +356,7 @@ class TransformersLM:
             room = None if limit is None else limit - new
             used = new + 1
         if limit is not None and used > limit:
-            raise ValueError(
+            raise PromptError(
                 f"max_new_tokens must leave room in the context window of {limit} tokens, got {new}"
             )
         return room

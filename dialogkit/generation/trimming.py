@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from dialogkit.dialogues import Turn
+from dialogkit.generation.types import PromptError
 
 __all__ = ["trim_history"]
 
@@ -29,7 +30,8 @@ def trim_history(history: Sequence[Turn], fits: Callable[[tuple[Turn, ...]], boo
         The newest turns that fit, as many as possible.
 
     Raises:
-        ValueError: If there is no turn, or not even the last character of the last turn fits.
+        ValueError: If there is no turn.
+        PromptError: If not even the last character of the last turn fits.
     """
     turns = tuple(history)
     if not turns:
@@ -47,7 +49,7 @@ def trim_history(history: Sequence[Turn], fits: Callable[[tuple[Turn, ...]], boo
 
     end = len(text) - 1
     if end < 0 or not fits((shortened(end),)):
-        raise ValueError("the context window is too small for the prompt without any of the conversation")
+        raise PromptError("the context window is too small for the prompt without any of the conversation")
     begin = _first_true(0, end, lambda begin: fits((shortened(begin),)))
     if begin:
         warnings.warn(

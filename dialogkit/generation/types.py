@@ -7,13 +7,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-__all__ = ["Candidate", "FinishReason", "GenerationConfig", "LanguageModel", "Likelihood", "Prompt"]
+__all__ = [
+    "Candidate",
+    "FinishReason",
+    "GenerationConfig",
+    "LanguageModel",
+    "Likelihood",
+    "Prompt",
+    "PromptError",
+]
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
 """Plain text to be continued, or chat messages ``{"role": "system"|"user"|"assistant", "content": text}``."""
 
 FinishReason: TypeAlias = Literal["stop", "eos", "length"]
 """Why a candidate ended: a stop string, the model's end-of-sequence token, or the limit on new tokens."""
+
+
+class PromptError(ValueError):
+    """A conversation that a model cannot be given: no room in its window, or roles that it does not know."""
 
 
 @dataclass(frozen=True)

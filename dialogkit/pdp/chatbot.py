@@ -17,7 +17,7 @@ from dialogkit import embedded
 from dialogkit.chat import MAX_MESSAGE, ChatSession, Reply
 from dialogkit.dialogues import Turn, as_history, single_line
 from dialogkit.generation.trimming import trim_history
-from dialogkit.generation.types import Candidate, GenerationConfig, LanguageModel, Prompt
+from dialogkit.generation.types import Candidate, GenerationConfig, LanguageModel, Prompt, PromptError
 from dialogkit.retrieval.index import ContextIndex
 from dialogkit.retrieval.pool import ContextPool
 from dialogkit.retrieval.retriever import EMBEDDED, Retriever, default_retriever_name, load_retriever
@@ -354,7 +354,7 @@ class PDPChatbot(HubMixin):
         if self.model.max_length is not None:
             room = self.model.max_length - self.config.generation.max_new_tokens
             if room < 1:
-                raise ValueError(
+                raise PromptError(
                     f"max_new_tokens={self.config.generation.max_new_tokens} leaves no room for a prompt in "
                     f"the {self.model.max_length} tokens of {self.model.name}"
                 )

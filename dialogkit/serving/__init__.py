@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dialogkit.serving.app import create_app
-    from dialogkit.serving.engine import Answer, Busy, Choice, Engine
+    from dialogkit.serving.engine import Answer, Busy, Choice, Engine, FailedError
     from dialogkit.serving.running import check_address, run_app
     from dialogkit.serving.settings import ServerSettings
 
@@ -16,6 +16,7 @@ __all__ = [
     "Busy",
     "Choice",
     "Engine",
+    "FailedError",
     "ServerSettings",
     "check_address",
     "create_app",
@@ -27,6 +28,7 @@ _HOMES = {
     "Busy": "engine",
     "Choice": "engine",
     "Engine": "engine",
+    "FailedError": "engine",
     "ServerSettings": "settings",
     "check_address": "running",
     "create_app": "app",

@@ -6,17 +6,17 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dialogkit.chat import Chatbot
 from dialogkit.generation.endpoint import EndpointError
+from dialogkit.generation.types import PromptError
 
 from .chat_request import SAMPLING, ChatRequest, parse_request
 from .connection import CLIENT_GONE, read_body, unless_gone
-from .engine import Answer, Busy, Engine, own_generation, takes_instruction
+from .engine import Answer, Busy, Engine, FailedError, own_generation, takes_instruction
 from .errors import ApiError
 from .guard import Guard
 from .metrics import SECONDS, Metrics
@@ -30,6 +30,9 @@ __all__ = ["create_app"]
 
 logger = logging.getLogger(__name__)
 
+_LAST_WORDS = 5.0
+"""Seconds beyond the time limit in which a client may read why its reply ended."""
+
 _METRICS = {
     "dialogkit_requests_total": "Chat completions by model and HTTP status; 499: the client went away.",
     "dialogkit_requests_active": "Chat completions that run or wait.",
@@ -37,6 +40,7 @@ _METRICS = {
     "dialogkit_request_seconds": "Seconds from a chat completion's request to the end of its answer.",
     "dialogkit_first_piece_seconds": "Seconds from the request to the first piece of a streamed reply.",
     "dialogkit_batch_size": "Conversations answered by one call.",
+    "dialogkit_kept_bytes": "Keys and values that models keep of prompts for reuse.",
     "dialogkit_prompt_tokens_total": "Tokens of prompts by model.",
     "dialogkit_completion_tokens_total": "Tokens of replies by model.",
 }
@@ -80,8 +84,8 @@ def create_app(bots: Mapping[str, Chatbot], settings: ServerSettings | None = No
     _answer_errors(app, settings)
 
     async def lease() -> AsyncIterator[AsyncExitStack]:
-        # What is entered here ends with the response, also when the client goes or time is over.
-        async with asyncio.timeout(settings.timeout), AsyncExitStack() as stack:
+        # What is entered here ends with the response, also when the client goes or reads no further.
+        async with asyncio.timeout(settings.timeout + _LAST_WORDS), AsyncExitStack() as stack:
             yield stack
 
     @app.post(
@@ -90,7 +94,7 @@ def create_app(bots: Mapping[str, Chatbot], settings: ServerSettings | None = No
             "ChatCompletion",
             request="ChatRequest",
             stream="ChatCompletionChunk",
-            errors=(400, 401, 404, 413, 429, 502, 504),
+            errors=(400, 401, 404, 413, 429, 500, 502, 504),
         ),
     )
     async def chat_completions(
@@ -140,6 +144,7 @@ class _Api:
             gauges={
                 "dialogkit_requests_active": lambda: self.engine.active,
                 "dialogkit_requests_waiting": lambda: self.engine.waiting,
+                "dialogkit_kept_bytes": lambda: _kept_bytes(self.bots.values()),
             },
             buckets={
                 "dialogkit_request_seconds": SECONDS,
@@ -163,15 +168,16 @@ class _Api:
         return model_entry(name, self.started)
 
     async def complete(self, request: "Request", stack: AsyncExitStack) -> "Response":
-        record = _Record(self.metrics)
+        record = _Record(self.metrics, self.settings.timeout)
         stack.callback(record.close)
-        with record.errors(), record.cancellation():
-            asked = parse_request(await read_body(request, self.settings.max_body), self.settings)
-            bot = self.bot(asked.model)
-            record.model, record.stream = asked.model, asked.stream
-            if asked.stream:
-                return await self._streamed(request, asked, bot, stack, record)
-            return await self._whole(request, asked, bot, record)
+        with record.errors():
+            async with record.in_time():
+                asked = parse_request(await read_body(request, self.settings.max_body), self.settings)
+                bot = self.bot(asked.model)
+                record.model, record.stream = asked.model, asked.stream
+                if asked.stream:
+                    return await self._streamed(request, asked, bot, stack, record)
+                return await self._whole(request, asked, bot, record)
 
     async def _whole(
         self, request: "Request", asked: ChatRequest, bot: Chatbot, record: "_Record"
@@ -230,7 +236,8 @@ async def _events(
         yield event(completion.chunk({"content": step}))
         try:
             with record.errors():
-                step = await anext(steps)
+                async with record.in_time():
+                    step = await anext(steps)
         except ApiError as error:
             yield event(error.body())
             return
@@ -239,6 +246,12 @@ async def _events(
         yield event(completion.usage(step))
     yield event("[DONE]")
     record.answered(step)
+
+
+def _kept_bytes(bots: Iterable[Chatbot]) -> int:
+    """Bytes that the models of some chatbots keep of prompts for reuse."""
+    models = {id(model): model for bot in bots if (model := getattr(bot, "model", None)) is not None}
+    return sum(getattr(model, "kept_prompts", (0, 0))[1] for model in models.values())
 
 
 def _completion(asked: ChatRequest) -> Completion:
@@ -257,15 +270,17 @@ def _headers(asked: ChatRequest, bot: Chatbot) -> dict[str, str]:
 # Requests ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class _Record:
-    """What becomes of one request, for the metrics."""
+    """What becomes of one request, for the metrics, and how long it may take."""
 
-    metrics: Metrics
-    model: str = ""
-    stream: bool = False
-    status: int = 500
-    begin: float = field(default_factory=time.perf_counter)
+    def __init__(self, metrics: Metrics, timeout: float) -> None:
+        self.metrics = metrics
+        self.timeout = timeout
+        self.model = ""
+        self.stream = False
+        self.status = 500
+        self.begin = time.perf_counter()
+        self.deadline = asyncio.get_running_loop().time() + timeout
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -278,22 +293,26 @@ class _Record:
         except Busy:
             self.status = 429
             raise
+        except PromptError as error:
+            self.status = 400
+            raise ApiError(400, str(error), code="cannot_answer") from error
         except EndpointError as error:
             self.status = 502
             logger.warning("%s", error)
             raise ApiError(502, "the model's own server failed", code="upstream_error") from error
-        except ValueError as error:
-            self.status = 400
-            raise ApiError(400, str(error), code="cannot_answer") from error
+        except FailedError as error:
+            # The engine has logged what happened; a client learns nothing of the server's inside.
+            self.status = 500
+            raise ApiError(500, "the server failed", code="internal_error") from error
 
-    @contextmanager
-    def cancellation(self) -> Iterator[None]:
-        """Notes that time was over."""
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Gives up what happens inside when the request has taken too long."""
         try:
-            yield
-        except asyncio.CancelledError:
-            self.status = 504
-            raise
+            async with asyncio.timeout_at(self.deadline):
+                yield
+        except TimeoutError as error:
+            raise ApiError(504, f"no reply within {self.timeout:g} s", code="timeout") from error
 
     def first_piece(self) -> None:
         self.metrics.observe("dialogkit_first_piece_seconds", time.perf_counter() - self.begin)
@@ -305,6 +324,8 @@ class _Record:
         self.metrics.count("dialogkit_completion_tokens_total", labels, answer.completion_tokens)
 
     def close(self) -> None:
+        if self.status == CLIENT_GONE and asyncio.get_running_loop().time() >= self.deadline:
+            self.status = 504  # the client is there, and does not read
         self.metrics.count("dialogkit_requests_total", {"model": self.model, "status": str(self.status)})
         if self.status == 200:
             seconds = time.perf_counter() - self.begin
@@ -331,10 +352,6 @@ def _answer_errors(app: "FastAPI", settings: ServerSettings) -> None:
     async def busy(request: Request, error: Busy) -> JSONResponse:
         headers = {"Retry-After": str(settings.retry_after)}
         return answer(ApiError(429, "the server is busy; try again later", code="busy", headers=headers))
-
-    @app.exception_handler(TimeoutError)
-    async def late(request: Request, error: TimeoutError) -> JSONResponse:
-        return answer(ApiError(504, f"no reply within {settings.timeout:g} s", code="timeout"))
 
     @app.exception_handler(HTTPException)
     async def wrong_path(request: Request, error: HTTPException) -> JSONResponse:

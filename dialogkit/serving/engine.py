@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
@@ -20,10 +21,22 @@ from typing import Any, Literal, TypeVar
 
 from dialogkit.chat import Chatbot, Reply
 from dialogkit.dialogues import Turn
+from dialogkit.generation.endpoint import EndpointError
 from dialogkit.generation.prompting import DialoguePrompt
-from dialogkit.generation.types import Candidate, GenerationConfig
+from dialogkit.generation.types import Candidate, GenerationConfig, PromptError
 
-__all__ = ["Answer", "Busy", "Choice", "Engine", "adjusted", "own_generation", "takes_instruction"]
+__all__ = [
+    "Answer",
+    "Busy",
+    "Choice",
+    "Engine",
+    "FailedError",
+    "adjusted",
+    "own_generation",
+    "takes_instruction",
+]
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _Key = tuple[int, GenerationConfig | None, str, int | None]
@@ -31,6 +44,10 @@ _Key = tuple[int, GenerationConfig | None, str, int | None]
 
 class Busy(RuntimeError):
     """As many requests as allowed are being answered or wait."""
+
+
+class FailedError(RuntimeError):
+    """A chatbot raised an error that is not about the request; its cause, which is in the log."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,9 @@ class Engine:
 
         Raises:
             Busy: There is no room.
-            ValueError: The chatbot cannot answer that.
+            EndpointError: The model's own server failed.
+            FailedError: The chatbot failed in any other way.
+            PromptError: The chatbot cannot answer that.
         """
         with self._slot():
             key = (id(bot), generation, instruction, seed)
@@ -149,7 +168,9 @@ class Engine:
 
         Raises:
             Busy: There is no room.
-            ValueError: The chatbot cannot answer that.
+            EndpointError: The model's own server failed.
+            FailedError: The chatbot failed in any other way.
+            PromptError: The chatbot cannot answer that.
         """
         lane, view = self._lane(bot), adjusted(bot, generation, instruction)
         with self._slot(), lane.streaming():
@@ -254,7 +275,23 @@ class _Lane:
         self._worker: asyncio.Task[None] | None = None
 
     async def call(self, function: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, function)
+        """What a function returns on the thread.
+
+        Raises:
+            EndpointError: As the function raised it.
+            FailedError: The function raised anything else; it is logged.
+            PromptError: As the function raised it.
+        """
+        running = asyncio.get_running_loop().run_in_executor(self.thread, function)
+        try:
+            # Unlike awaiting it, this raises no error of the function's.
+            await asyncio.wait([running])
+        finally:
+            running.cancel()
+        error = running.exception()
+        if error is not None:
+            raise _known(error)
+        return running.result()
 
     @contextmanager
     def streaming(self) -> Iterator[None]:
@@ -282,16 +319,16 @@ class _Lane:
             batch = self._next_batch()
             self.on_batch(len(batch))
             begin = time.perf_counter()
-            call = asyncio.ensure_future(self.call(lambda jobs=batch: _answers(jobs)))  # type: ignore[misc]
-            # Unlike awaiting it, this raises no error of the call's here: those are for the callers.
-            await asyncio.wait([call])
-            failure = call.exception()
-            for number, job in enumerate(batch):
-                outcome = failure or call.result()[number]
+            outcomes: Sequence[Answer | BaseException]
+            try:
+                outcomes = await self.call(lambda jobs=batch: _answers(jobs))  # type: ignore[misc]
+            except (EndpointError, FailedError, PromptError) as error:
+                outcomes = [error] * len(batch)
+            for job, outcome in zip(batch, outcomes, strict=True):
                 if job.answer.done():
                     continue  # nobody waits any more
                 if isinstance(outcome, BaseException):
-                    job.answer.set_exception(outcome)
+                    job.answer.set_exception(_known(outcome))
                 else:
                     job.answer.set_result(outcome)
             with suppress(TimeoutError):
@@ -304,6 +341,16 @@ class _Lane:
         batch = [job for job in self.waiting if job.key == first.key][:room]
         self.waiting = deque(job for job in self.waiting if job not in batch)
         return batch
+
+
+def _known(error: BaseException) -> EndpointError | FailedError | PromptError:
+    """An error as callers of an `Engine` know it. One that is not about the request is logged."""
+    if isinstance(error, EndpointError | FailedError | PromptError):
+        return error
+    logger.error("a chatbot failed", exc_info=error)
+    failed = FailedError("a chatbot failed")
+    failed.__cause__ = error
+    return failed
 
 
 def _answers(jobs: Sequence[_Job]) -> list[Answer | ValueError]:

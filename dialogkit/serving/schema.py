@@ -178,6 +178,7 @@ _STATUSES = {
     404: "There is no such model",
     413: "The request is too large",
     429: "The server is busy; Retry-After says how long to wait",
+    500: "The chatbot failed; the server's log says how",
     502: "The model's own server failed",
     504: "The reply took too long",
 }

@@ -9,14 +9,14 @@ from dialogkit.chat import MAX_MESSAGE, Reply
 from dialogkit.dialogues import USER, Turn, single_line
 from dialogkit.generation import EndpointError
 from dialogkit.pdp import Character
-from dialogkit.serving import Busy
+from dialogkit.serving import Busy, FailedError
 
 __all__ = ["MAX_EXCHANGES", "SHOWN", "Conversation", "friendly"]
 
 MAX_EXCHANGES = 200
 """Most messages that are answered in one conversation: all of them stay in memory."""
 
-SHOWN = (ValueError, TypeError, OSError, EndpointError, Busy)
+SHOWN = (ValueError, TypeError, OSError, EndpointError, Busy, FailedError)
 """Errors that a visitor is told of; anything else is a defect of the program."""
 
 _MAX_TOLD = 300
@@ -76,7 +76,11 @@ def friendly(error: BaseException) -> str:
 
     The whole error is in the log.
     """
+    if isinstance(error, FailedError):  # which the engine has logged
+        return "Something went wrong on the machine that runs this page. Its log says more."
     logger.warning("shown to a visitor: %s", error, exc_info=error)
+    if isinstance(error, TimeoutError):
+        return "The reply took too long and was given up. Please try again, or ask for something shorter."
     if isinstance(error, Busy):
         return "Too many people are talking just now. Please try again in a moment."
     if isinstance(error, EndpointError):

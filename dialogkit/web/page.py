@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: Gradio reads the annotations of what it calls.
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from html import escape
@@ -13,6 +14,7 @@ from dialogkit.dialogues import USER, Turn
 from dialogkit.pdp.characters import MAX_NAME
 from dialogkit.pdp.files import CHARACTER_FILES
 from dialogkit.serving.engine import Answer, Engine
+from dialogkit.serving.settings import ServerSettings
 
 from .cast import UPLOADED, Cast, Controls
 from .confined import Confined
@@ -52,6 +54,9 @@ _SHOW_WHY = """() => document.getElementById("dk-why").scrollIntoView({behavior:
 SECONDS_KEPT = 3600
 """How long a conversation is kept after its page was closed."""
 
+_SWEEP, _UPLOAD_KEPT = 60, 300
+"""Seconds between two looks for old uploads, and how long one is kept."""
+
 VISITORS_KEPT = 200
 """Visitors of whom Gradio keeps what their pages showed."""
 
@@ -89,7 +94,7 @@ def mount_chat(app: "FastAPI", *, path: str = "/chat") -> None:
     app.add_api_route("/favicon.ico", lambda: icon, include_in_schema=False)
     gr.mount_gradio_app(
         app,
-        chat_page(app.state.bots, engine=app.state.engine),
+        chat_page(app.state.bots, engine=app.state.engine, timeout=app.state.settings.timeout),
         path,
         app_kwargs={"dependencies": [Depends(upload_check())]},
         footer_links=[],
@@ -116,7 +121,9 @@ def mount_chat(app: "FastAPI", *, path: str = "/chat") -> None:
     app.state.on_shutdown.append(page.stop_event.set)
 
 
-def chat_page(bots: Mapping[str, Chatbot], *, engine: Engine | None = None) -> "gradio.Blocks":
+def chat_page(
+    bots: Mapping[str, Chatbot], *, engine: Engine | None = None, timeout: float = ServerSettings.timeout
+) -> "gradio.Blocks":
     """The page, to be mounted by :func:`mount_chat`.
 
     Every visitor has a conversation of their own. Messages and replies are shown as they are: neither HTML
@@ -127,12 +134,13 @@ def chat_page(bots: Mapping[str, Chatbot], *, engine: Engine | None = None) -> "
             :class:`~dialogkit.pdp.PDPChatbot`, visitors may also talk with a character of their own, played
             by that bot's models.
         engine: Runs the bots; None makes one.
+        timeout: Seconds after which a reply is given up, waiting included.
 
     Raises:
         ImportError: Gradio is not installed (extra ``web``).
         ValueError: There is no bot.
     """
-    return _Page(Cast(bots), engine or Engine()).build()
+    return _Page(Cast(bots), engine or Engine(), timeout).build()
 
 
 def load_gradio() -> Any:
@@ -151,10 +159,11 @@ def load_gradio() -> Any:
 class _Page:
     """The parts of the page and what happens when they are used."""
 
-    def __init__(self, cast: Cast, engine: Engine) -> None:
+    def __init__(self, cast: Cast, engine: Engine, timeout: float) -> None:
         self.gr = load_gradio()
         self.cast = cast
         self.engine = engine
+        self.timeout = timeout
 
     # Layout -------------------------------------------------------------------------------------------------
 
@@ -163,7 +172,7 @@ class _Page:
         first = Conversation(self.cast.first)
         controls = self.cast.controls(first.who)
         page: gradio.Blocks = gr.Blocks(
-            title="dialogkit", fill_width=True, analytics_enabled=False, delete_cache=(600, 600)
+            title="dialogkit", fill_width=True, analytics_enabled=False, delete_cache=(_SWEEP, _UPLOAD_KEPT)
         )
         # What else Gradio keeps of a visitor goes when so many others have come.
         page.state_session_capacity = VISITORS_KEPT
@@ -330,20 +339,24 @@ class _Page:
         self, text: str, matcher: str | None, temperature: float, conversation: Conversation
     ) -> AsyncGenerator[dict[Any, Any], None]:
         """A message is sent: the reply comes piece by piece."""
+        deadline = asyncio.get_running_loop().time() + self.timeout
         try:
             asked = conversation.asked(text)
             bot = self._bot(conversation, matcher, temperature)
             waiting = _view((*asked, Turn(bot.name, "…")))
             yield {self.chat: waiting, self.message: self._composer("", busy=True), self.notice: ""}
-            said, reply = "", None
+            said = ""
+            reply: Reply | None = None
             async with aclosing(self.engine.stream(bot, asked)) as steps:
-                async for step in steps:
+                while reply is None:
+                    async with asyncio.timeout_at(deadline):
+                        step = await anext(steps)
                     if isinstance(step, Answer):
                         reply = step.reply
                     else:
                         said += step
                         yield {self.chat: _view((*asked, Turn(bot.name, said)))}
-            if reply is None or not reply.text.strip():
+            if not reply.text.strip():
                 raise ValueError(f"{bot.name} found no words; please try again")
             conversation = conversation.answered(asked, bot.name, reply)
             yield {
@@ -372,13 +385,11 @@ class _Page:
 
     def add(self, path: str, name: str, conversation: Conversation) -> dict[Any, Any]:
         """A character file is uploaded: a new conversation with that character."""
-        file = Path(path)
         try:
-            met = self._meet(conversation.anew(UPLOADED, read_upload(file, name)))
+            # Read once: other visitors who upload the same share the file, and Gradio removes it before long.
+            met = self._meet(conversation.anew(UPLOADED, read_upload(Path(path), name)))
         except SHOWN as error:
             met = {self.notice: _alert(friendly(error))}
-        finally:
-            file.unlink(missing_ok=True)
         return {**met, self.file: self.gr.UploadButton(value=None)}
 
     def forget(self, conversation: Conversation) -> dict[Any, Any]:

@@ -70,11 +70,13 @@ def read_upload(path: Path, name: str = "") -> Character:
         name: Whose lines of a ``.tsv``, who says those of a ``.txt``.
 
     Raises:
-        ValueError: It cannot be read, or has no lines or too many. The message names the file without its
-            folder.
+        ValueError: It is gone, cannot be read, or has no lines or too many. The message names the file
+            without its folder.
     """
     try:
         character = read_character(path, name=single_line(name) or None)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.name} is not here any more; please choose it again") from error
     except ValueError as error:
         raise ValueError(str(error).replace(str(path), path.name)) from error
     if not character.utterances:

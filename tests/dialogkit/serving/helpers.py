@@ -15,6 +15,7 @@ import uvicorn
 
 from dialogkit.chat import Chatbot, Reply
 from dialogkit.dialogues import Turn
+from dialogkit.generation import PromptError
 from dialogkit.serving import ServerSettings, create_app
 
 PATIENCE = 60.0
@@ -44,7 +45,9 @@ class Scripted:
         self.seeds.append(seed)
         assert self.gate.wait(PATIENCE)
         if "refuse me" in said:
-            raise ValueError("I will not answer that")
+            raise PromptError("I will not answer that")
+        if "bad value" in said:
+            raise ValueError("secret of the inside")
         if "break" in said:
             raise RuntimeError("secret of the inside")
         return [Reply(f"You said {text}") for text in said]
@@ -55,7 +58,9 @@ class Scripted:
         text = self._last(history)
         self.seeds.append(seed)
         if text == "refuse me":
-            raise ValueError("I will not answer that")
+            raise PromptError("I will not answer that")
+        if text == "bad value":
+            raise ValueError("secret of the inside")
         try:
             yield "You "
             if text == "break":

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,7 +25,7 @@ from dialogkit.pdp import ContextPool, PDPChatbot
 from dialogkit.serving import ServerSettings, create_app
 from dialogkit.serving.guard import Guard
 from tests.dialogkit.pdp.helpers import CONTEXTS, HashRetriever, character
-from tests.dialogkit.serving.helpers import PATIENCE, Running, Scripted, serving, until
+from tests.dialogkit.serving.helpers import PATIENCE, Answered, Running, Scripted, serving, until
 from tests.dialogkit.tiny import tiny_causal_lm
 
 QUESTIONS = (
@@ -237,10 +236,57 @@ def test_every_error_has_the_class_that_the_client_knows(client: openai.OpenAI) 
         client.models.retrieve("nobody")
 
 
-def test_an_unexpected_error_ends_the_connection_and_says_so(server: Running) -> None:
-    answered = server.complete("break")
-    assert answered.status == 500
+def test_a_defect_of_the_server_ends_the_connection_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> object:
+        raise RuntimeError("secret of the inside")
+
+    monkeypatch.setattr("dialogkit.serving.app.own_generation", broken)
+    with serving({"echo": Scripted()}) as server:
+        answered = server.complete()
+    assert answered.status == 500 and answered.error["code"] == "internal_error"
+    assert b"inside" not in answered.body
     assert {name.lower(): value for name, value in answered.headers.items()}["connection"] == "close"
+
+
+@pytest.mark.parametrize("text", ["break", "bad value"])
+def test_an_inner_error_is_told_as_one_and_the_server_lives_on(server: Running, text: str) -> None:
+    for stream in (False, text == "bad value"):  # which fails before the first piece
+        answered = server.complete(text, stream=stream)
+        assert answered.status == 500
+        assert answered.error == {
+            "message": "the server failed",
+            "type": "server_error",
+            "param": None,
+            "code": "internal_error",
+        }
+    assert server.complete("hello").status == 200
+
+
+def test_an_inner_error_within_a_stream_is_its_last_event_and_counted() -> None:
+    with serving({"echo": Scripted()}) as server:
+        answered = server.complete("break", stream=True)
+        assert answered.status == 200 and b"inside" not in answered.body
+        *_, said, error = events(answered)
+        assert said["choices"][0]["delta"]["content"] == "You "
+        assert error["error"]["code"] == "internal_error"
+        until(lambda: b'status="500"} 1\n' in server.ask("GET", "/metrics").body)
+        assert server.active() == 0 and server.complete("hello", stream=True).status == 200
+
+
+def events(answered: Answered) -> list[Any]:
+    """The events of a stream that does not end as it should."""
+    parts = answered.body.decode().split("\n\n")
+    assert parts.pop() == ""
+    return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+def test_what_has_no_room_in_the_window_is_the_clients_error() -> None:
+    short = tiny_causal_lm(["hello"], chat=True, max_length=60)
+    with serving({"short": GeneratorChatbot(short)}) as server:
+        for stream in (False, True):
+            answered = server.complete(model="short", max_tokens=200, stream=stream)
+            assert answered.status == 400 and "context window" in answered.error["message"]
+        assert server.complete(model="short", max_tokens=20).status == 200
 
 
 def test_errors_before_and_within_a_stream(client: openai.OpenAI) -> None:
@@ -265,12 +311,6 @@ def test_malformed_bodies_and_paths(server: Running) -> None:
     strange = {"model": "\ud800", "messages": [{"role": "user", "content": "\ud800"}]}
     assert server.ask("POST", "/v1/chat/completions", strange).error["code"] == "model_not_found"
     assert server.complete("\ud800").json["choices"][0]["message"]["content"] == "You said \ufffd"
-
-
-def test_an_inner_error_tells_nothing(server: Running) -> None:
-    answered = server.complete("break")
-    assert answered.status == 500 and b"inside" not in answered.body
-    assert answered.error["code"] == "internal_error"
 
 
 def test_a_body_that_is_too_large_is_refused_and_not_kept(server: Running) -> None:
@@ -352,20 +392,44 @@ def test_a_reply_that_takes_too_long_is_given_up(shut: Scripted) -> None:
         late = server.complete("hello")
         assert late.status == 504 and late.error["code"] == "timeout"
         assert server.active() == 0
-        # Once the status is out, the connection is cut.
-        cut = threading.Event()
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
-            body = b'{"model":"echo","stream":true,"messages":[{"role":"user","content":"for ever"}]}'
-            shut.gate.set()
-            connection.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
-                % (len(body), body)
-            )
-            while data := connection.recv(1 << 16):
-                assert b"[DONE]" not in data
-            cut.set()
-        assert cut.is_set() and shut.closed.wait(PATIENCE)
-        until(lambda: server.active() == 0)
+        # Once the status is out, the error is the last event.
+        shut.gate.set()
+        streamed = server.complete("for ever", stream=True)
+        assert streamed.status == 200 and events(streamed)[-1]["error"] == late.error
+        assert shut.closed.wait(PATIENCE)
+        until(lambda: b'status="504"} 2\n' in server.ask("GET", "/metrics").body)
+        assert b'status="499"' not in server.ask("GET", "/metrics").body and server.active() == 0
+
+
+def test_a_client_that_reads_no_further_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dialogkit.serving.app._LAST_WORDS", 0.1)
+    bot, never = Scripted(), asyncio.Event()
+    app = create_app({"echo": bot}, ServerSettings(timeout=0.2))
+    scope = {"type": "http", "headers": [(b"host", b"localhost")], "query_string": b""}
+    said = {"role": "user", "content": "for ever"}
+    body = json.dumps({"model": "echo", "stream": True, "messages": [said]}).encode()
+    asked = [{"type": "http.request", "body": body}]
+    metrics: list[Any] = []
+
+    async def receive() -> Any:
+        return asked.pop() if asked else await never.wait()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await never.wait()
+
+    async def collect(message: Any) -> None:
+        metrics.append(message)
+
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            await app({**scope, "method": "POST", "path": "/v1/chat/completions"}, receive, send)
+        assert app.state.engine.active == 0
+        await app({**scope, "method": "GET", "path": "/metrics"}, receive, collect)
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+    assert bot.closed.wait(PATIENCE)
+    assert b'status="504"} 1\n' in metrics[1]["body"]
 
 
 # Key, hosts, pages ------------------------------------------------------------------------------------------

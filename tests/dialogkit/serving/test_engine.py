@@ -12,11 +12,11 @@ import pytest
 from dialogkit.bots import GeneratorChatbot
 from dialogkit.chat import Reply
 from dialogkit.dialogues import Turn
-from dialogkit.generation import Candidate, GenerationConfig
+from dialogkit.generation import Candidate, GenerationConfig, PromptError
 from dialogkit.generation.prompting import DialoguePrompt
 from dialogkit.pdp import PDPChatbot
 from dialogkit.pdp.prompts import ZeroShotPrompt
-from dialogkit.serving import Answer, Busy, Choice, Engine
+from dialogkit.serving import Answer, Busy, Choice, Engine, FailedError
 from dialogkit.serving.engine import _chosen, adjusted, own_generation, takes_instruction
 from tests.dialogkit.pdp.helpers import character
 from tests.dialogkit.serving.helpers import PATIENCE, Scripted
@@ -98,29 +98,53 @@ def test_one_that_cannot_be_answered_does_not_harm_the_others() -> None:
         bot.gate.clear()
         first = asyncio.create_task(engine.reply(bot, said("first")))
         await settle(lambda: bot.batches)
-        tasks = [asyncio.create_task(engine.reply(bot, said(text))) for text in ("a", "refuse me", "b")]
-        await settle(lambda: engine.waiting == 3)
+        texts = ("a", "refuse me", "bad value", "b")
+        tasks = [asyncio.create_task(engine.reply(bot, said(text))) for text in texts]
+        await settle(lambda: engine.waiting == 4)
         bot.gate.set()
         await first
-        a, refused, b = await asyncio.gather(*tasks, return_exceptions=True)
+        a, refused, failed, b = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(a, Answer) and a.reply.text == "You said a"
         assert isinstance(b, Answer) and b.reply.text == "You said b"
-        assert isinstance(refused, ValueError) and str(refused) == "I will not answer that"
+        assert isinstance(refused, PromptError) and str(refused) == "I will not answer that"
+        assert isinstance(failed, FailedError) and isinstance(failed.__cause__, ValueError)
 
     run(work())
 
 
-def test_an_error_reaches_its_caller_and_the_engine_goes_on() -> None:
+@pytest.mark.parametrize("text", ["break", "bad value"])
+def test_an_inner_error_reaches_its_caller_and_the_log_and_the_engine_goes_on(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work() -> None:
         bot, engine = Scripted(), Engine()
-        with pytest.raises(RuntimeError, match="inside"):
-            await engine.reply(bot, said("break"))
-        with pytest.raises(RuntimeError, match="inside"):
-            [step async for step in engine.stream(bot, said("break"))]
+        with pytest.raises(FailedError) as whole:
+            await engine.reply(bot, said(text))
+        with pytest.raises(FailedError) as streamed:
+            [step async for step in engine.stream(bot, said(text))]
+        for caught in (whole, streamed):
+            assert "inside" not in str(caught.value) and "inside" in str(caught.value.__cause__)
         assert engine.active == 0
         assert (await engine.reply(bot, said("hello"))).reply.text == "You said hello"
 
     run(work())
+    logged = [record for record in caplog.records if record.name == "dialogkit.serving.engine"]
+    assert len(logged) == 2
+    for record in logged:
+        assert record.levelname == "ERROR" and record.exc_info is not None
+        assert "secret of the inside" in str(record.exc_info[1]) and record.exc_info[2] is not None
+
+
+def test_a_refusal_reaches_its_caller_and_not_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        bot, engine = Scripted(), Engine()
+        with pytest.raises(PromptError, match="I will not answer that"):
+            await engine.reply(bot, said("refuse me"))
+        with pytest.raises(PromptError, match="I will not answer that"):
+            [step async for step in engine.stream(bot, said("refuse me"))]
+
+    run(work())
+    assert not [record for record in caplog.records if record.name.startswith("dialogkit")]
 
 
 def test_a_cancelled_request_leaves_the_queue() -> None:
@@ -196,7 +220,7 @@ def test_a_chatbot_that_cannot_stream_says_its_reply_in_one_piece() -> None:
         *pieces, answer = [step async for step in engine.stream(bot, said("hello"), seed=5)]
         assert pieces == ["You said hello"] and bot.seeds == [5]
         assert answer.reply.text == "You said hello" and engine.active == 0
-        with pytest.raises(NotImplementedError):  # half a reply has been said already
+        with pytest.raises(FailedError):  # half a reply has been said already
             [step async for step in engine.stream(Whole(begins=True), said("hello"))]
 
     run(work())

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from dialogkit.chat import Reply
 from dialogkit.dialogues import Turn
-from dialogkit.generation import Candidate, GenerationConfig, Likelihood
+from dialogkit.generation import Candidate, GenerationConfig, Likelihood, PromptError
 from dialogkit.generation.types import Prompt
 from dialogkit.pdp import Character, DynamicMatcher, Matcher, PDPChatbot
 from tests.dialogkit.pdp.helpers import character, index
@@ -47,7 +47,7 @@ class WordsLM:
 
 
 class WholeBot:
-    """Gives its reply in one piece only; a message "fail" it cannot answer."""
+    """Gives its reply in one piece only; a message "fail" it cannot answer, and "break" breaks it."""
 
     name = "Whole"
 
@@ -59,7 +59,9 @@ class WholeBot:
     ) -> list[Reply]:
         said = [history if isinstance(history, str) else history[-1].text for history in histories]
         if "fail" in said:
-            raise ValueError("that is too hard")
+            raise PromptError("that is too hard")
+        if "break" in said:
+            raise ValueError("a secret of the inside")
         return [Reply(f"You said {text}", evidence={"candidates": [_found(text)]}) for text in said]
 
     def stream(self, history: Sequence[Turn] | str, *, seed: int | None = None) -> Iterator[str]:

@@ -58,4 +58,5 @@ def test_errors_are_told_in_plain_words_and_logged_whole(caplog: pytest.LogCaptu
     assert "10.0.0.7" not in friendly(EndpointError(secret, url="http://10.0.0.7:8000/v1"))
     assert "/root/models" not in friendly(FileNotFoundError("/root/models/x"))
     assert "try again" in friendly(Busy("64 requests are being answered or wait"))
+    assert "took too long" in friendly(TimeoutError())
     assert secret in caplog.text and "/root/models/x" in caplog.text

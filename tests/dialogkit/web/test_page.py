@@ -28,11 +28,12 @@ from dialogkit.web.uploads import MAX_UPLOAD
 from tests.dialogkit.web.people import WholeBot, WordsLM, pdp
 
 HOSTILE = "<b>bold</b> & **strong**"
+PATIENCE = 60.0
 
 
 @cache
 def built() -> _Page:
-    page = _Page(Cast({"plum": pdp()[0], "whole": WholeBot()}), Engine())
+    page = _Page(Cast({"plum": pdp()[0], "whole": WholeBot()}), Engine(), PATIENCE)
     page.build()
     return page
 
@@ -139,6 +140,43 @@ def test_an_error_is_told_and_the_message_given_back(who: str, text: str, told: 
     assert texts(last, page) == ["Hi.", "Yes?"] and page.conversation not in last
 
 
+def test_an_inner_error_is_told_without_its_text() -> None:
+    page, _ = opened()
+    last = send(page, "break", Conversation("whole"))[-1]
+    assert "went wrong on the machine" in last[page.notice] and "secret" not in last[page.notice]
+    assert last[page.message].value == "break" and last[page.message].submit_btn
+
+
+def test_a_reply_that_takes_too_long_is_given_up() -> None:
+    page, model = opened()
+    page.timeout = 0.05
+    model.go.clear()  # after the first word
+    try:
+        *_, said, last = send(page, "Rain?", Conversation("plum"))
+    finally:
+        model.go.set()
+    assert texts(said, page) == ["Rain?", "Aye,"] or texts(said, page) == ["Rain?", "…"]  # on a slow machine
+    assert "took too long" in last[page.notice] and last[page.chat] == []
+    assert last[page.message].value == "Rain?" and last[page.message].submit_btn
+    assert page.engine.active == 0 and page.conversation not in last
+    page.timeout = PATIENCE
+    assert send(page, "Rain?", Conversation("plum"))[-1][page.conversation].turns
+
+
+def test_the_page_has_the_servers_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[_Page] = []
+
+    class Noted(_Page):
+        def build(self) -> Any:
+            made.append(self)
+            return super().build()
+
+    monkeypatch.setattr("dialogkit.web.page._Page", Noted)
+    app = create_app({"whole": WholeBot()}, ServerSettings(timeout=7))
+    mount_chat(app)
+    assert [page.timeout for page in made] == [7] and made[0].engine is app.state.engine
+
+
 def test_a_reply_without_words_is_an_error() -> None:
     page, _ = opened(" ")
     last = send(page, "Rain?", Conversation("plum"))[-1]
@@ -189,7 +227,6 @@ def test_an_uploaded_character_can_be_talked_with(tmp_path: Path) -> None:
     who = Character("Tom <b>", ("Soup.",), gold_contexts=("Lunch?",), summary="A <i>cook</i>.")
     who.to_json(file)
     met = page.add(str(file), "", Conversation("plum"))
-    assert not file.exists(), "an uploaded file does not stay"
     assert met[page.conversation] == Conversation(UPLOADED, who)
     assert ("Tom <b> (your character file)", UPLOADED) in met[page.who].choices
     assert met[page.who].value == UPLOADED and "Tom &lt;b&gt;" in met[page.heading]
@@ -202,12 +239,30 @@ def test_an_uploaded_character_can_be_talked_with(tmp_path: Path) -> None:
     assert (f"{who.name} ({UPLOADED})", UPLOADED) in back[page.who].choices
 
 
+def test_visitors_who_upload_the_same_file_do_not_need_each_other(tmp_path: Path) -> None:
+    # Gradio puts files of the same name and content in one place.
+    page, _ = opened()
+    file = tmp_path / "tom.json"
+    Character("Tom", ("Soup.",)).to_json(file)
+    ann = page.add(str(file), "", Conversation("plum"))[page.conversation]
+    bob = page.add(str(file), "", Conversation("plum"))[page.conversation]
+    file.unlink()
+    ann = page.forget(ann)[page.conversation]
+    ann = page.pick("plum", ann)[page.conversation]
+    for who, name in ((bob, "Tom"), (page.pick(UPLOADED, ann)[page.conversation], "Tom"), (ann, "Mrs Plum")):
+        assert send(page, "Rain?", who)[-1][page.conversation].turns[-1].speaker == name
+    late = page.add(str(file), "", bob)
+    assert set(late) == {page.notice, page.file}
+    assert "tom.json is not here any more; please choose it again" in late[page.notice]
+    assert str(tmp_path) not in late[page.notice]
+
+
 def test_a_bad_upload_changes_nothing(tmp_path: Path) -> None:
     page, _ = opened()
     file = tmp_path / "<img>.json"
     file.write_text("{")
     change = page.add(str(file), "", Conversation("plum"))
-    assert set(change) == {page.notice, page.file} and not file.exists()
+    assert set(change) == {page.notice, page.file}
     assert "&lt;img&gt;.json" in change[page.notice] and str(tmp_path) not in change[page.notice]
     file.write_text(json.dumps({"name": "User", "utterances": ["Hi."]}))
     assert "must not be called like the user" in page.add(str(file), "", Conversation("plum"))[page.notice]
