@@ -9,6 +9,7 @@ import json
 import re
 import struct
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -403,6 +404,15 @@ def count_stopwords() -> dict[str, int]:
     return {"words": len(data_file("lexicon/stopwords_en.txt").read_text(encoding="utf-8").split())}
 
 
+def count_opinion_lexicon() -> dict[str, int]:
+    with zipfile.ZipFile(data_file("lexicon/nltk/opinion_lexicon.zip")) as archive:
+        texts = (
+            archive.read(f"opinion_lexicon/{name}-words.txt").decode() for name in ("positive", "negative")
+        )
+        positive, negative = (set(re.findall(r"^[^;\s]\S*", text, re.MULTILINE)) for text in texts)
+    return {"positive": len(positive), "negative": len(negative), "in_both": len(positive & negative)}
+
+
 def count_mnist() -> dict[str, int]:
     with gzip.open(data_file("image/mnist/t10k-images-idx3-ubyte.gz")) as images:
         _, count, side, _ = struct.unpack(">4I", images.read(16))
@@ -517,6 +527,7 @@ COUNTERS: dict[str, Callable[[], dict[str, int]]] = {
     "averaged_perceptron_tagger": count_averaged_perceptron_tagger,
     "glove_twitter": count_glove_twitter,
     "stopwords": count_stopwords,
+    "opinion_lexicon": count_opinion_lexicon,
     "mnist": count_mnist,
     "mnist_lenet5": count_mnist_lenet5,
     "mnist_trades": count_mnist_trades,
