@@ -1,6 +1,7 @@
-"""Attribution maps: ours against captum's, time and peak memory, on the same model, inputs and samples.
+"""Attribution maps: ours against captum's and PAIR's, time and peak memory, same model, inputs and samples.
 
     python benchmarks/attribution.py [--images 4] [--side 64] [--n 32] [--repeats 3] [--threads 1]
+        [--works XRAI "XRAI after the base" "XRAI selection"] [--xrai-side 224] [--steps 100]
 
 A randomly initialised transformers ResNet (basic blocks, four stages, 10 classes) explains its predicted
 classes. Each side runs in a forked process of its own with the same number of threads, and reports CPU
@@ -11,10 +12,14 @@ before the first call. The same work means: the same number of forward and backw
   the largest value is asserted.
 - ``SmoothGrad``: one map; noise is each library's own, so means are compared by their correlation only.
 - ``all noise statistics``: SmoothGrad, SmoothGrad squared and VarGrad; captum needs a run for each.
+- ``XRAI``: of one image, against the package ``saliency`` (PAIR), the same steps of integrated gradients from
+  the same two baselines. ``XRAI after the base`` is what follows them, on an image of ``--xrai-side`` pixels:
+  segments (each library's own), their growth, the choice; ``XRAI selection`` is the choice alone among the
+  same segments, and equal maps are asserted. The image is a drawn scene, the base of the latter two noise.
 
 captum is measured with its defaults, which put all n samples in one batch (``captum``), and with its own
 chunks of the size that ours has (``captum, chunks``). RectGrad has no peer; its time is given beside the
-gradient's. Without captum (extra ``experiments``) only our side is measured.
+gradient's. Without captum or saliency (extra ``experiments``) only our side is measured.
 """
 
 from __future__ import annotations
@@ -26,21 +31,33 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from robustkit.interpret import Gradient, GuidedBackprop, IntegratedGradients, RectGrad, SmoothGrad, explain
+from robustkit.interpret import (
+    XRAI,
+    Gradient,
+    GuidedBackprop,
+    IntegratedGradients,
+    RectGrad,
+    SmoothGrad,
+    explain,
+)
+from robustkit.interpret.regions import dilated_masks, region_map, segments
 from trainkit.hub import write_json
 
-OURS, DEFAULTS, CHUNKS = "ours", "captum", "captum, chunks"
+OURS, DEFAULTS, CHUNKS, PAIR = "ours", "captum", "captum, chunks", "PAIR"
+PACKAGES = {DEFAULTS: "captum", CHUNKS: "captum", PAIR: "saliency"}
 SIGMA = 0.15
 BATCH = 16
 WORKS = (
@@ -50,8 +67,11 @@ WORKS = (
     "SmoothGrad",
     "all noise statistics",
     "RectGrad",
+    "XRAI",
+    "XRAI after the base",
+    "XRAI selection",
 )
-SAME = ("gradient", "guided backprop", "integrated gradients")
+SAME = ("gradient", "guided backprop", "integrated gradients", "XRAI selection")
 SIDES = {
     "gradient": (OURS, DEFAULTS),
     "guided backprop": (OURS, DEFAULTS),
@@ -59,6 +79,9 @@ SIDES = {
     "SmoothGrad": (OURS, DEFAULTS, CHUNKS),
     "all noise statistics": (OURS, DEFAULTS, CHUNKS),
     "RectGrad": (OURS,),
+    "XRAI": (OURS, PAIR),
+    "XRAI after the base": (OURS, PAIR),
+    "XRAI selection": (OURS, PAIR),
 }
 
 
@@ -116,19 +139,57 @@ def captums(work: str, net: nn.Module, x: Tensor, target: Tensor, n: int, chunks
     return found[0]
 
 
+def scene(side: int, seed: int = 0) -> Tensor:
+    """A picture (3, side, side) of overlapping discs of all sizes with a little noise."""
+    drawn = np.random.default_rng(seed)
+    pixels = np.full((side, side, 3), 0.5)
+    y, x = np.mgrid[:side, :side] / side
+    for radius in np.geomspace(0.4, 0.02, 120):
+        down, right = drawn.random(2)
+        pixels[(y - down) ** 2 + (x - right) ** 2 < radius**2] = drawn.random(3)
+    pixels += drawn.normal(scale=0.02, size=pixels.shape)
+    return torch.from_numpy(pixels.clip(0, 1)).permute(2, 0, 1).float()
+
+
+def xrai(side: str, work: str, net: nn.Module, options: argparse.Namespace) -> Callable[[], Tensor]:
+    """One side of a work on regions."""
+    image = scene(options.side if work == "XRAI" else options.xrai_side)
+    with torch.no_grad():
+        target = int(net(image[None]).argmax())
+    base = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    masks = dilated_masks(segments(image)) if work == "XRAI selection" else np.zeros(0)
+    if side == OURS:
+        settings = XRAI(steps=options.steps)
+
+        def chosen() -> Tensor:
+            flat = base.amax(dim=0).double().numpy().ravel()
+            return torch.from_numpy(region_map(flat, masks.reshape(len(masks), -1))[0])
+
+        return {
+            "XRAI": lambda: explain(net, image[None], settings, target=target, batch_size=BATCH).map(),
+            "XRAI after the base": lambda: settings.regions(image, base),
+            "XRAI selection": chosen,
+        }[work]
+    from saliency import core
+
+    def gradients(points: Any, call_model_args: Any = None, expected_keys: Any = None) -> dict[str, Any]:
+        leaf = torch.from_numpy(points).permute(0, 3, 1, 2).float().requires_grad_()
+        (found,) = torch.autograd.grad(net(leaf)[:, target].sum(), leaf)
+        return {core.INPUT_OUTPUT_GRADIENTS: found.permute(0, 2, 3, 1).numpy()}
+
+    pixels = image.permute(1, 2, 0).numpy()
+    given = {} if work == "XRAI" else {"base_attribution": base.permute(1, 2, 0).double().numpy()}
+    given |= {"segments": list(masks)} if work == "XRAI selection" else {}
+    parameters = core.XRAIParameters(steps=options.steps)
+    return lambda: torch.from_numpy(
+        core.XRAI().GetMask(pixels, gradients, batch_size=BATCH, extra_parameters=parameters, **given)
+    ).flatten()
+
+
 def child(side: str, work: str, net: nn.Module, options: argparse.Namespace, back: Connection) -> None:
     """One side of one work, in a process of its own."""
     torch.set_num_threads(options.threads)
-    x = torch.rand(options.images, 3, options.side, options.side, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        target = net(x).argmax(dim=1)
-    torch.manual_seed(1)
-
-    def call() -> Tensor:
-        if side == OURS:
-            return ours(work, net, x, target, options.n)
-        return captums(work, net, x, target, options.n, side == CHUNKS)
-
+    call = xrai(side, work, net, options) if work.startswith("XRAI") else pixel_map(side, work, net, options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     values = call()
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -139,6 +200,21 @@ def child(side: str, work: str, net: nn.Module, options: argparse.Namespace, bac
         seconds.append(time.process_time() - began)
     row = {"cpu_s": statistics.median(seconds), "all_cpu_s": seconds, "peak_mib": peak}
     back.send((row, values.detach().numpy()))
+
+
+def pixel_map(side: str, work: str, net: nn.Module, options: argparse.Namespace) -> Callable[[], Tensor]:
+    """One side of a work on single pixels."""
+    x = torch.rand(options.images, 3, options.side, options.side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        target = net(x).argmax(dim=1)
+    torch.manual_seed(1)
+
+    def call() -> Tensor:
+        if side == OURS:
+            return ours(work, net, x, target, options.n)
+        return captums(work, net, x, target, options.n, side == CHUNKS)
+
+    return call
 
 
 def measured(
@@ -165,8 +241,8 @@ def compare(work: str, net: nn.Module, options: argparse.Namespace, sides: tuple
         rows[side], maps[side] = measured(side, work, net, options)
     for side in sides[1:]:
         rows[side]["times_ours"] = rows[side]["cpu_s"] / rows[OURS]["cpu_s"]
-        rows[side]["memory_times_ours"] = rows[side]["peak_mib"] / rows[OURS]["peak_mib"]
-        pair = torch.stack([maps[OURS].flatten(), maps[side].flatten()])
+        rows[side]["memory_times_ours"] = rows[side]["peak_mib"] / max(rows[OURS]["peak_mib"], 1)
+        pair = torch.stack([maps[OURS].flatten(), maps[side].flatten()]).double()
         rows[side]["correlation"] = torch.corrcoef(pair)[0, 1].item()
         if work in SAME:
             off = float((pair[0] - pair[1]).abs().max() / pair[1].abs().max())
@@ -179,6 +255,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--side", type=int, default=64, help="pixels")
     parser.add_argument("--n", type=int, default=32, help="noise samples, and steps of integrated gradients")
+    parser.add_argument("--xrai-side", type=int, default=224, help="pixels, of regions after the base")
+    parser.add_argument("--steps", type=int, default=100, help="of each integrated gradient of XRAI")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("runs/bench/attribution.json"))
@@ -186,17 +264,20 @@ def main() -> None:
     options = parser.parse_args()
     # Forked processes must not inherit running threads.
     torch.set_num_threads(1)
-    peer = find_spec("captum") is not None
-    if not peer:
-        print("captum is not installed: only our side is measured")
-    else:
+    missing = {name for name in set(PACKAGES.values()) if find_spec(name) is None}
+    for name in sorted(missing):
+        print(f"{name} is not installed (extra experiments): only our side is measured")
+    if "captum" not in missing:
         import captum.attr  # noqa: F401 - before any fork
+    if "saliency" not in missing:
+        import saliency.core  # noqa: F401
     net = Logits()
     print(f"{options.images} images of {options.side} x {options.side}, n = {options.n}, batches of {BATCH}")
     print(f"{'':22}{'':16}{'CPU s':>8}{'peak MiB':>10}{'time':>8}{'memory':>8}{'correlation':>13}")
     results = {}
     for work in options.works:
-        results[work] = compare(work, net, options, SIDES[work] if peer else (OURS,))
+        sides = tuple(side for side in SIDES[work] if PACKAGES.get(side) not in missing)
+        results[work] = compare(work, net, options, sides)
         for side, row in results[work].items():
             ratios = ""
             if side != OURS:
@@ -207,11 +288,11 @@ def main() -> None:
         options.output,
         {
             "results": results,
-            **{name: getattr(options, name) for name in ("images", "side", "n", "repeats", "threads")},
+            **{name: value for name, value in vars(options).items() if name not in ("output", "works")},
             "batch": BATCH,
             "machine": platform.processor() or platform.machine(),
             "torch": torch.__version__,
-            "captum": metadata.version("captum") if peer else None,
+            **{name: metadata.version(name) for name in set(PACKAGES.values()) - missing},
         },
     )
     print(f"written: {options.output}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -82,12 +82,11 @@ def segments(image: Tensor, *, side: int = 224, scales: Sequence[int] = SCALES) 
     """Segments of an image at several scales.
 
     The image is scaled to [-1, 1] and resized to a square, segmented there, and labels are brought back.
-    Cost: a loop over four edges a pixel for each scale, a few seconds in all at 224 pixels.
 
     Args:
         image: ``(C, H, W)``.
         side: Of the square, in pixels.
-        scales: See `felzenszwalb`.
+        scales: See `felzenszwalb`; in units of 1 / 255.
 
     Returns:
         Labels ``(len(scales), H, W)``.
@@ -96,29 +95,57 @@ def segments(image: Tensor, *, side: int = 224, scales: Sequence[int] = SCALES) 
     scaled = (image.double() - low) / (high - low).clamp(min=1e-12) * 2 - 1
     square = F.interpolate(scaled[None], (side, side), mode="bicubic", align_corners=False)[0]
     pixels = square.permute(1, 2, 0).cpu().numpy()
-    labels = torch.from_numpy(np.stack([felzenszwalb(pixels, scale / 255) for scale in scales]))
+    labels = torch.from_numpy(felzenszwalb(pixels, [scale / 255 for scale in scales]))
     back = F.interpolate(labels[None].double(), tuple(image.shape[1:]), mode="nearest-exact")[0]
     return back.long().numpy()
 
 
 def felzenszwalb(
-    pixels: NDArray[np.float64], scale: float, *, sigma: float = 0.8, min_size: int = 150
+    pixels: NDArray[np.float64], scales: Sequence[float], *, sigma: float = 0.8, min_size: int = 150
 ) -> NDArray[np.int64]:
     """Segments of a picture whose inner differences are small against those at their borders.
 
     Source: Felzenszwalb and Huttenlocher 2004, "Efficient Graph-Based Image Segmentation". Neighbours, also
     across corners, are joined in the order of their difference if it is at most that inside of either part,
-    ``largest difference joined so far + scale / size``.
+    ``largest difference joined so far + scale / size``. Cost: what all scales join alike is joined at once,
+    with arrays; a loop over the differences between the remaining parts follows for each scale.
 
     Args:
         pixels: ``(H, W, C)``.
-        scale: Larger gives larger segments; in units of the pixels.
+        scales: Larger ones give larger segments; in units of the pixels.
         sigma: Of the blur before.
         min_size: Smaller parts join the neighbour that differs least.
 
     Returns:
-        Labels ``(H, W)``, from 0.
+        Labels ``(len(scales), H, W)``, from 0 in the order of their first pixels.
     """
+    height, width = pixels.shape[:2]
+    edges = _differences(pixels, sigma)
+    part, size, inner = _joined_at_all_scales(edges, height * width, min(scales))
+    first, second = part[edges.first], part[edges.second]
+    # Of all differences between two parts the smallest alone decides whether they are joined.
+    pairs = np.minimum(first, second) * len(size) + np.maximum(first, second)
+    cheapest = np.sort(np.unique(pairs, return_index=True)[1])
+    cheapest = cheapest[first[cheapest] != second[cheapest]]
+    between = _Edges(first[cheapest], second[cheapest], edges.cost[cheapest])
+    found = []
+    for scale in scales:
+        _, start, label = np.unique(
+            _joined(between, size, inner, scale, min_size)[part], return_index=True, return_inverse=True
+        )
+        found.append(np.argsort(np.argsort(start))[label].reshape(height, width))
+    return np.stack(found)
+
+
+class _Edges(NamedTuple):
+    """Neighbours and how much they differ, the least first."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    cost: NDArray[np.float64]
+
+
+def _differences(pixels: NDArray[np.float64], sigma: float) -> _Edges:
     from scipy.ndimage import gaussian_filter
 
     height, width = pixels.shape[:2]
@@ -130,13 +157,55 @@ def felzenszwalb(
         far = slice(down, height), slice(max(0, right), width - max(0, -right))
         ends.append(np.stack([places[rows, columns].ravel(), places[far].ravel()]))
         differences.append(np.linalg.norm(blurred[rows, columns] - blurred[far], axis=2).ravel())
-    weight = np.concatenate(differences)
-    order = np.argsort(weight, kind="stable")
-    first, second = (one.tolist() for one in np.concatenate(ends, axis=1)[:, order])
-    cost = weight[order].tolist()
-    parent = list(range(height * width))
-    size = [1] * len(parent)
-    limit = [scale] * len(parent)
+    cost = np.concatenate(differences)
+    order = np.argsort(cost, kind="stable")
+    first, second = np.concatenate(ends, axis=1)[:, order]
+    return _Edges(first, second, cost[order])
+
+
+def _joined_at_all_scales(
+    edges: _Edges, count: int, least_scale: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Parts of the pixels, their sizes and the largest difference joined in each.
+
+    An edge that is the cheapest of both its parts would find them as they are now in the sequential order,
+    too; all such edges are joined in one step, where the smallest scale, and so every scale, allows it.
+    """
+    part = np.arange(count)
+    size, inner = np.ones(count), np.zeros(count)
+    first, second, cost = edges
+    while len(cost):
+        numbers = np.arange(len(cost))
+        cheapest = np.full((2, count), len(cost))
+        # Of several values for one place the last is kept.
+        cheapest[0, first[::-1]] = cheapest[1, second[::-1]] = numbers[::-1]
+        best = cheapest.min(axis=0)
+        limit = inner + least_scale / size
+        mutual = (best[first] == numbers) & (best[second] == numbers)
+        chosen = np.flatnonzero(mutual & (cost <= limit[first]) & (cost <= limit[second]))
+        kept, gone = first[chosen], second[chosen]
+        size[kept] += size[gone]
+        inner[kept] = cost[chosen]
+        step = np.arange(count)
+        step[gone] = kept
+        part = step[part]
+        first, second = step[first], step[second]
+        apart = first != second
+        first, second, cost = first[apart], second[apart], cost[apart]
+        # Few more at the price of a step are better left to the loop.
+        if len(chosen) * 200 < len(cost):
+            break
+    names, part = np.unique(part, return_inverse=True)
+    return part, size[names], inner[names]
+
+
+def _joined(
+    edges: _Edges, size: NDArray[np.float64], inner: NDArray[np.float64], scale: float, min_size: int
+) -> NDArray[np.int64]:
+    """For each part one that stands for all that it is joined with, by the edges in their order."""
+    parent = list(range(len(size)))
+    sizes: list[float] = size.tolist()
+    limit: list[float] = (inner + scale / size).tolist()
 
     def root(node: int) -> int:
         while parent[node] != node:
@@ -144,23 +213,29 @@ def felzenszwalb(
         return node
 
     def join(a: int, b: int) -> int:
-        if size[a] < size[b]:
+        if sizes[a] < sizes[b]:
             a, b = b, a
         parent[b] = a
-        size[a] += size[b]
+        sizes[a] += sizes[b]
         return a
 
-    for u, v, difference in zip(first, second, cost, strict=True):
-        a, b = root(u), root(v)
-        if a != b and difference <= limit[a] and difference <= limit[b]:
+    for a, b, cost in zip(*(one.tolist() for one in edges), strict=True):
+        while parent[a] != a:
+            parent[a] = a = parent[parent[a]]
+        while parent[b] != b:
+            parent[b] = b = parent[parent[b]]
+        if a != b and cost <= limit[a] and cost <= limit[b]:
             kept = join(a, b)
-            limit[kept] = difference + scale / size[kept]
-    for u, v in zip(first, second, strict=True):
-        a, b = root(u), root(v)
-        if a != b and min(size[a], size[b]) < min_size:
+            limit[kept] = cost + scale / sizes[kept]
+    roots, sizes_now = np.array([root(node) for node in range(len(parent))]), np.array(sizes)
+    first, second = roots[edges.first], roots[edges.second]
+    small = np.minimum(sizes_now[first], sizes_now[second]) < min_size
+    open_pairs = small & (first != second)
+    for a, b in zip(first[open_pairs].tolist(), second[open_pairs].tolist(), strict=True):
+        a, b = root(a), root(b)
+        if a != b and min(sizes[a], sizes[b]) < min_size:
             join(a, b)
-    roots = np.array([root(node) for node in range(len(parent))])
-    return np.unique(roots, return_inverse=True)[1].reshape(height, width)
+    return np.array([root(node) for node in range(len(parent))])
 
 
 def dilated_masks(labels: NDArray[np.int64], radius: int = 5) -> NDArray[np.bool_]:
@@ -230,11 +305,20 @@ class XRAI:
         base = torch.stack(
             [IntegratedGradients(baseline=end, steps=self.steps).attribute(field).values for end in ends]
         ).mean(dim=0)
-        found = [self._one(image, own) for image, own in zip(images, base.amax(dim=1), strict=True)]
+        found = [self.regions(image, own) for image, own in zip(images, base, strict=True)]
         return Maps(torch.stack(found)[:, None].to(images))
 
-    def _one(self, image: Tensor, attribution: Tensor) -> Tensor:
+    def regions(self, image: Tensor, base: Tensor) -> Tensor:
+        """The map of an image from any attribution of its pixels.
+
+        Args:
+            image: ``(C, H, W)``.
+            base: ``(C, H, W)``, of the same size.
+
+        Returns:
+            float64 ``(H, W)`` on the processor.
+        """
         masks = dilated_masks(segments(image, side=self.side), self.radius)
-        flat = attribution.double().cpu().numpy().ravel()
+        flat = base.amax(dim=0).double().cpu().numpy().ravel()
         found, _ = region_map(flat, masks.reshape(len(masks), -1), mode=self.mode, min_pixels=self.min_pixels)
-        return torch.from_numpy(found).view(attribution.shape)
+        return torch.from_numpy(found).view(image.shape[1:])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from robustkit.interpret import XRAI, explain
 from robustkit.interpret.regions import dilated_masks, felzenszwalb, region_map, segments
@@ -81,18 +81,71 @@ def test_masks_grow_by_a_disk() -> None:
     assert np.array_equal(dilated_masks(labels, radius=0)[1], originals[1])
 
 
+def one_by_one(pixels: NDArray[Any], scale: float, sigma: float, min_size: int) -> NDArray[np.int64]:
+    """The segments as the paper tells them: edges in order, parts as sets of pixels."""
+    blurred = gaussian_filter(pixels, (sigma, sigma, 0))
+    height, width = pixels.shape[:2]
+    edges = [
+        (float(np.linalg.norm(blurred[y, x] - blurred[y + down, x + right])), (y, x), (y + down, x + right))
+        for down, right in ((0, 1), (1, 0), (1, 1), (1, -1))
+        for y in range(height - down)
+        for x in range(max(0, -right), width - max(0, right))
+    ]
+    edges.sort(key=lambda edge: edge[0])  # stable
+    part = {place: {place} for place in np.ndindex(height, width)}
+    inner = {place: 0.0 for place in part}
+
+    def join(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+        part[one] |= part[other]
+        for place in part[one]:
+            part[place] = part[one]
+
+    for cost, one, other in edges:
+        allowed = min(inner[min(part[end])] + scale / len(part[end]) for end in (one, other))
+        if part[one] is not part[other] and cost <= allowed:
+            join(one, other)
+            inner[min(part[one])] = cost
+    for _, one, other in edges:
+        if part[one] is not part[other] and min(len(part[one]), len(part[other])) < min_size:
+            join(one, other)
+    firsts = sorted({min(own) for own in part.values()})
+    return np.array([firsts.index(min(part[place])) for place in np.ndindex(height, width)]).reshape(
+        height, width
+    )
+
+
+@given(
+    st.integers(0, 10_000),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from([2, 6, 256]),
+    st.sampled_from([0.0, 0.8]),
+    st.integers(1, 8),
+)
+@settings(max_examples=40, deadline=None)
+def test_segments_are_those_of_the_sequential_algorithm(
+    seed: int, shape: tuple[int, int], shades: int, sigma: float, min_size: int
+) -> None:
+    drawn = np.random.default_rng(seed)
+    pixels = drawn.integers(shades, size=(*shape, 3)) / (shades - 1)  # few shades: many equal differences
+    scales = [0.2, 1.0, 4.0]
+    found = felzenszwalb(pixels, scales, sigma=sigma, min_size=min_size)
+    for scale, labels in zip(scales, found, strict=True):
+        assert np.array_equal(labels, one_by_one(pixels, scale, sigma, min_size))
+
+
 def test_segments_are_areas_of_one_colour() -> None:
     pixels = np.zeros((30, 40, 3))
     pixels[:, 20:, 0] = 1.0
     pixels[20:, :20, 1] = 1.0
     pixels[5, 5, 2] = 1.0  # a dot is too small to stay alone
-    labels = felzenszwalb(pixels, 0.5, sigma=0.0, min_size=20)
+    (labels,) = felzenszwalb(pixels, [0.5], sigma=0.0, min_size=20)
     assert labels.max() == 2
     for part in (labels[:20, :20], labels[:, 20:], labels[20:, :20]):
         assert len(np.unique(part)) == 1
-    dots = felzenszwalb(pixels, 0.5, sigma=0.0, min_size=1)
+    (dots,) = felzenszwalb(pixels, [0.5], sigma=0.0, min_size=1)
     assert dots.max() == 3 and (dots == dots[5, 5]).sum() == 1
-    assert felzenszwalb(pixels, 1e4, sigma=0.0).max() == 0  # a large scale joins everything
+    # A large scale joins everything, and each scale is as if it were alone.
+    assert [labels.max() for labels in felzenszwalb(pixels, [0.5, 1e4], sigma=0.0, min_size=1)] == [3, 0]
 
 
 def test_labels_come_back_in_the_images_size() -> None:
