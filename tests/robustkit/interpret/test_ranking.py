@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustkit.interpret.ranking import positions, rank_correlation, top_share
+from robustkit.interpret.ranking import first_share, positions, rank_correlation, top_share
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(0, 5))
@@ -42,8 +42,18 @@ def test_shares_count_what_is_valid() -> None:
     ]
     assert top_share(maps, 1, valid=valid).tolist() == valid.tolist()
     assert not top_share(maps, 0).any() and top_share(maps, 1).all()
-    with pytest.raises(ValueError, match=r"fraction is 1\.5"):
-        top_share(maps, 1.5)
+    for bad in (lambda: top_share(maps, 1.5), lambda: top_share(maps, 1.5, valid=valid)):
+        with pytest.raises(ValueError, match=r"fraction is 1\.5"):
+            bad()
+
+
+@given(st.integers(1, 40), st.floats(0, 1))
+def test_one_order_serves_all_shares(count: int, fraction: float) -> None:
+    maps = torch.randn(3, count, generator=torch.Generator().manual_seed(count))
+    found = first_share(positions(maps, 1), fraction)
+    assert found.sum(dim=1).tolist() == [round(count * fraction)] * 3
+    assert torch.equal(found, top_share(maps, fraction, 1))
+    assert torch.equal(found, top_share(maps, fraction, 1, torch.ones_like(maps, dtype=torch.bool)))
 
 
 def test_rank_correlation_is_scipys_spearman_ties_included() -> None:
