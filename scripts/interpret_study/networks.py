@@ -102,7 +102,7 @@ class Study:
     moved: int = 200
     strong: float = 6.0
     latent: int = 10
-    steps: int = 8
+    steps: int = 5
     given: Callable[[], dict[str, ImageClassifier]] = _none
 
     def recipes(self) -> list[Recipe]:
