@@ -4,9 +4,16 @@
 
 Starts a server of the embedded characters on a free port (options of `dialogkit serve` may follow a `--`),
 lets clients of the `openai` package hold conversations (every other one streamed) until the time is over and
-their last reply is there, then stops it with SIGTERM in the middle of a streamed reply. Needs no network. The
-exit code is 1 if a request failed with anything but 429, if an accepted request was not answered, or if the
-last reply was not finished. The server's processor time shows whether the machine had other work.
+their last reply is there, then stops it with SIGTERM in the middle of a streamed reply. Needs no network.
+Conversations have up to ten turns, and every length is there from the beginning. The server's processor time
+shows whether the machine had other work.
+
+Memory is looked at over time, without what models keep of prompts for reuse, which has a bound of its own. It
+is flat if the median of the last quarter is at most 5 % above that of the third. A batch of long prompts
+takes some hundred MiB for seconds, so look at minutes, not at 20 seconds.
+
+The exit code is 1 if a request failed with anything but 429, if an accepted request was not answered, if the
+last reply was not finished, or if memory was not flat.
 """
 
 from __future__ import annotations
@@ -22,7 +29,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +45,10 @@ QUESTIONS = (
     "Hello, who are you?", "What do you eat?", "Are you happy?", "Tell me a story.", "Do you like the sea?",
     "What is your name?", "Where do you live?", "Will it rain?", "What do you think of me?", "Good bye.",
 )  # fmt: skip
+EARLIER = "I have never thought about that before, my friend."
 TURNS = len(QUESTIONS)
+SAMPLES = 60
+MIB = 2**20
 
 
 @dataclass
@@ -74,7 +86,8 @@ def main() -> None:
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.out, figures)
-    if figures["errors"] or figures["accepted_unanswered"] or not figures["finished_after_sigterm"]:
+    well = figures["finished_after_sigterm"] and figures["memory"]["flat"]
+    if figures["errors"] or figures["accepted_unanswered"] or not well:
         sys.exit(1)
 
 
@@ -88,7 +101,7 @@ def measure(
         process = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)
         try:
             url = address(process, log)
-            watch = Watch(process.pid)
+            watch = Watch(process.pid, url)
             tally, sigterm = asyncio.run(load(process, url, clients, seconds, max_tokens, watch))
             process.wait(120)
         finally:
@@ -108,7 +121,7 @@ def measure(
         "accepted_unanswered": tally.unfinished,
         **{f"{kind}_seconds": quantiles(values) for kind, values in tally.seconds.items()},
         "first_piece_seconds": quantiles(tally.first_piece),
-        "memory_mib": [round(size / 2**20) for size in watch.sizes],
+        "memory": memory(watch.samples),
         "finished_after_sigterm": sigterm,
     }
 
@@ -117,6 +130,43 @@ def quantiles(values: list[float]) -> dict[str, float]:
     if not values:
         return {}
     return {f"p{q}": round(float(np.percentile(values, q)), 3) for q in (50, 95, 100)}
+
+
+@dataclass
+class Sample:
+    """The server's memory at some moment.
+
+    Attributes:
+        seconds: Since the load began.
+        resident: Bytes of its memory.
+        kept: Bytes of these that hold prompts for reuse.
+    """
+
+    seconds: float
+    resident: int
+    kept: int
+
+
+def memory(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Memory over time in MiB, by quarters, and whether it is flat."""
+    quarters = [quarter for quarter in np.array_split(np.arange(len(samples)), 4) if len(quarter)]
+    besides = [(sample.resident - sample.kept) / MIB for sample in samples]
+    medians = [float(np.median([besides[i] for i in quarter])) for quarter in quarters]
+    growth = medians[-1] - medians[-2] if len(medians) == 4 else float("inf")
+    return {
+        "over_time": [
+            {
+                "seconds": round(one.seconds),
+                "mib": round(one.resident / MIB),
+                "kept_mib": round(one.kept / MIB),
+            }
+            for one in samples
+        ],
+        "most_mib": round(max(one.resident for one in samples) / MIB),
+        "most_kept_mib": round(max(one.kept for one in samples) / MIB),
+        "besides_kept_median_mib_by_quarter": [round(median) for median in medians],
+        "flat": growth <= 0.05 * medians[-1],
+    }
 
 
 def address(process: subprocess.Popen[bytes], log: Any) -> str:
@@ -131,11 +181,12 @@ def address(process: subprocess.Popen[bytes], log: Any) -> str:
 
 
 class Watch:
-    """Memory and processor time of the server, read from /proc every few seconds."""
+    """Memory and processor time of the server, looked up every few seconds."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, url: str) -> None:
         self.folder = Path(f"/proc/{pid}")
-        self.sizes: list[int] = []
+        self.url = url
+        self.samples: list[Sample] = []
         self.done = threading.Event()
         self.length = 0.0
         self._begin = self._seconds()
@@ -144,8 +195,13 @@ class Watch:
     def run(self, every: float) -> None:
         begin = time.perf_counter()
         while not self.done.wait(every):
+            with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
+                found = re.search(r"^dialogkit_kept_bytes (\S+)$", answer.read().decode(), re.MULTILINE)
+            if found is None:
+                raise RuntimeError("the server does not say what it keeps")
             pages = int((self.folder / "statm").read_text().split()[1])
-            self.sizes.append(pages * os.sysconf("SC_PAGE_SIZE"))
+            passed = time.perf_counter() - begin
+            self.samples.append(Sample(passed, pages * os.sysconf("SC_PAGE_SIZE"), int(float(found[1]))))
         self._end, self.length = self._seconds(), time.perf_counter() - begin
 
     def cpu(self) -> float:
@@ -164,15 +220,12 @@ async def load(
         models = [model.id async for model in client.models.list()]
         # What is loaded at the first use is not the load's.
         for model in models:
-            await ask(client, model, [{"role": "user", "content": QUESTIONS[0]}], False, max_tokens, Tally())
+            await ask(client, model, [{"role": "user", "content": QUESTIONS[0]}], False, 1, Tally())
         tally = Tally()
-        watcher = asyncio.create_task(asyncio.to_thread(watch.run, max(1.0, seconds / 20)))
+        watcher = asyncio.create_task(asyncio.to_thread(watch.run, max(1.0, seconds / SAMPLES)))
         end = time.perf_counter() + seconds
         await asyncio.gather(
-            *(
-                talk(client, models[i % len(models)], i % 2 == 1, end, max_tokens, tally)
-                for i in range(clients)
-            )
+            *(talk(client, i, models[i % len(models)], end, max_tokens, tally) for i in range(clients))
         )
         watch.done.set()
         await watcher
@@ -192,10 +245,13 @@ async def finishes(process: subprocess.Popen[bytes], client: openai.AsyncOpenAI,
 
 
 async def talk(
-    client: openai.AsyncOpenAI, model: str, stream: bool, end: float, max_tokens: int, tally: Tally
+    client: openai.AsyncOpenAI, number: int, model: str, end: float, max_tokens: int, tally: Tally
 ) -> None:
-    """One client: conversations of ten turns, one after the other."""
+    """One client: conversations of ten turns, one after the other, the first one from somewhere within."""
+    stream = number % 2 == 1
     messages: list[dict[str, str]] = []
+    for question in QUESTIONS[: number % TURNS]:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": EARLIER}]
     while time.perf_counter() < end:
         if len(messages) >= 2 * TURNS:
             messages = []

@@ -20,11 +20,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 __all__ = ["load", "parse_dtype"]
 
 _EXPECTED = "config.json, model.safetensors (or its shards with an index) and tokenizer.json"
+_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model*.safetensors"
 _HUB_ID = re.compile(r"\w[\w.\-]*(/\w[\w.\-]*)?")
 _DTYPES = {
     "float64": torch.float64,
@@ -72,7 +74,7 @@ def load(
     """Load a causal or encoder-decoder model and its tokenizer, or a PEFT adapter with its base model.
 
     Args:
-        path_or_id: Folder of a model or of an adapter, or Hub id of a model.
+        path_or_id: Folder or Hub id of a model or of an adapter.
         revision: Branch, tag or commit on the Hub.
         device: Where to put the model; None takes the first GPU if there is one, else the CPU.
         dtype: See `parse_dtype`.
@@ -90,13 +92,14 @@ def load(
     precision = parse_dtype(dtype, place)
     folder = Path(path_or_id)
     local = folder.is_dir()
-    if (folder / "adapter_config.json").is_file():
-        return _load_adapter(folder, place, precision, quantization_config)
+    name = str(path_or_id)
+    if not local and (isinstance(path_or_id, Path) or folder.exists() or not _HUB_ID.fullmatch(name)):
+        raise FileNotFoundError(f"no such model folder: {path_or_id} (expected a folder with {_EXPECTED})")
+    adapter = folder if local else _adapter_on_hub(name, revision)
+    if adapter is not None and (adapter / _ADAPTER).is_file():
+        return _load_adapter(name, adapter, place, precision, quantization_config)
     if local:
         _check_folder(folder)
-    elif isinstance(path_or_id, Path) or folder.exists() or not _HUB_ID.fullmatch(path_or_id):
-        raise FileNotFoundError(f"no such model folder: {path_or_id} (expected a folder with {_EXPECTED})")
-    name = str(path_or_id)
     try:
         with _bars_for_terminals_only():
             config = AutoConfig.from_pretrained(name, revision=revision)
@@ -119,10 +122,7 @@ def load(
     except OSError as error:
         if local:
             raise ValueError(f"cannot load the model folder {folder}: {error}") from error
-        raise FileNotFoundError(
-            f"{name!r} is neither a folder nor a model that the Hub gives out (or the Hub is out of reach, "
-            f"or the model has no safetensors weights): {error}"
-        ) from error
+        raise _not_given_out(name, error) from error
     model: PreTrainedModel
     model, report = loaded
     unfit = sorted(report["missing_keys"]) + sorted(key for key, *_ in report["mismatched_keys"])
@@ -136,29 +136,55 @@ def load(
     return model, tokenizer
 
 
+def _not_given_out(name: str, error: OSError) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{name!r} is neither a folder nor a model that the Hub gives out (or the Hub is out of reach, "
+        f"or the model has no safetensors weights): {error}"
+    )
+
+
+def _adapter_on_hub(name: str, revision: str | None) -> Path | None:
+    """Downloads the adapter that a Hub repository holds; None where it holds a whole model."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        if find_adapter_config_file(name, revision=revision) is None:
+            return None
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[_ADAPTER, _ADAPTER_WEIGHTS]))
+    except OSError as error:
+        raise _not_given_out(name, error) from error
+
+
 def _load_adapter(
-    folder: Path, place: torch.device, precision: torch.dtype | str, quantization: Any
+    name: str, folder: Path, place: torch.device, precision: torch.dtype | str, quantization: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:
         raise ImportError(
-            f"{folder} holds an adapter, which needs peft: pip install 'dialogkit-robustkit[peft]'"
+            f"{name} holds an adapter, which needs peft: pip install 'dialogkit-robustkit[peft]'"
         ) from error
-    if not list(folder.glob("adapter_model*.safetensors")):
+    if not list(folder.glob(_ADAPTER_WEIGHTS)):
         raise FileNotFoundError(
-            f"{folder} holds no adapter_model.safetensors (other formats are not read: they may run code)"
+            f"{name} holds no adapter_model.safetensors, or only a part of it is in the Hub's cache "
+            "(other formats are not read: they may run code)"
         )
     config = PeftConfig.from_pretrained(os.fspath(folder))
-    if not config.base_model_name_or_path:
-        raise ValueError(f"the adapter in {folder} does not say which model it belongs to")
-    model, tokenizer = load(
-        config.base_model_name_or_path,
-        revision=config.revision,
-        device=place,
-        dtype=precision,
-        quantization_config=quantization,
-    )
+    base = config.base_model_name_or_path
+    if not base:
+        raise ValueError(f"the adapter {name} does not say which model it belongs to")
+    if folder != Path(name) and not _HUB_ID.fullmatch(base):
+        raise ValueError(f"the adapter {name} belongs to a model in a folder of another machine, {base!r}")
+    try:
+        model, tokenizer = load(
+            base,
+            revision=config.revision,
+            device=place,
+            dtype=precision,
+            quantization_config=quantization,
+        )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the model that the adapter {name} belongs to: {error}") from error
     # The adapter's layers are put into the model itself.
     adapted = PeftModel.from_pretrained(model, os.fspath(folder))
     merged: PreTrainedModel = model if quantization is not None else adapted.merge_and_unload(safe_merge=True)

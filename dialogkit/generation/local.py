@@ -120,7 +120,7 @@ class TransformersLM:
         """Load a model and its tokenizer from a folder or the Hugging Face Hub, safetensors weights only.
 
         Args:
-            path_or_id: Folder, or model id on the Hub. A folder may hold a PEFT adapter (extra ``peft``),
+            path_or_id: Folder, or model id on the Hub. Either may hold a PEFT adapter (extra ``peft``),
                 which is merged into its base model.
             revision: Branch, tag or commit on the Hub.
             device: Where to put the model; None takes the first GPU if there is one, else the CPU.

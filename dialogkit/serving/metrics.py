@@ -57,7 +57,7 @@ class Metrics:
             kind = "gauge" if name in self._gauges else "histogram" if name in self._buckets else "counter"
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
             if name in self._gauges:
-                lines.append(f"{name} {self._gauges[name]():g}")
+                lines.append(f"{name} {self._gauges[name]():.15g}")
             for labels, value in self._counts[name].items():
                 lines.append(f"{name}{_braces(labels)} {value:.15g}")
             for labels, classes in self._observed[name].items():
