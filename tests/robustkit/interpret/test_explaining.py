@@ -1,4 +1,4 @@
-"""`explain` on images: families, targets, bad input, the model left alone (H1, H4, H5, R11, D2, D5-D7, D14)."""
+"""`explain` on images: families, targets, bad input, model unchanged (H1, H4, H5, R11, D2, D5, D6, D14)."""
 
 from __future__ import annotations
 
