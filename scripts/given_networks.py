@@ -131,8 +131,8 @@ def mnist_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels[rows]).float() / 255, torch.from_numpy(labels[rows]).long()
 
 
-def cifar_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Some of the 10,000 CIFAR-10 test images, from JPEG files, drawn by a seed.
+def cifar_images(count: int, seed: int = 0, part: Literal["test", "train"] = "test") -> tuple[Tensor, Tensor]:
+    """Some of 10,000 CIFAR-10 images to test, or of 10,000 to train, from JPEG files, drawn by a seed.
 
     Returns:
         Pixels float32 ``(count, 3, 32, 32)`` in [0, 1] and labels int64 ``(count,)``.
@@ -142,10 +142,11 @@ def cifar_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """
     from PIL import Image
 
-    names = [f"test/{name}/{number:04d}.jpg" for name in CLASSES for number in range(1000)]
+    names = [f"{part}/{name}/{number:04d}.jpg" for name in CLASSES for number in range(1000)]
     chosen = random.Random(seed).sample(names, count)
     wanted, found = set(chosen), {}
-    with tarfile.open(data_file("image/cifar10_jpeg/test.tar.xz")) as archive:
+    file_name = {"test": "test", "train": "train_part0"}[part]
+    with tarfile.open(data_file(f"image/cifar10_jpeg/{file_name}.tar.xz")) as archive:
         for member in archive:
             if member.name in wanted:
                 file = archive.extractfile(member)

@@ -10,13 +10,11 @@ from statistics import fmean
 
 import torch
 
-from .digits import BATCH, EPSILON, METHODS
+from .studies import Study
 
-__all__ = ["Result", "write_report"]
+__all__ = ["Result", "put", "write_report"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "si_hg.md"
-FIGURE = PAGE.parent / "img" / "si_hg_digits.svg"
-BEGIN, END = "<!-- digits: begin -->", "<!-- digits: end -->"
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Result:
         method: Its name.
         seed: Of network, order and attacks.
         budget: Minibatch passes that it might spend.
-        units: Forward 1, backward to the inputs 1, to the weights 2, per step and `BATCH` images; a little
-            below the nominal figure, since an epoch's last batch is smaller.
+        units: Forward 1, backward to the inputs 1, to the weights 2, per step and image of a minibatch; a
+            little below the nominal figure, since an epoch's last batch is smaller.
         clean: Accuracy on test images.
         pgd: Accuracy under PGD with two restarts.
         cw: Accuracy under the same attack with the margin loss.
@@ -47,40 +45,68 @@ class Result:
     seconds: float
 
 
-def write_report(rows: Sequence[Result], output: Path, *, attack_steps: int, images: int, page: bool) -> None:
+def write_report(
+    study: Study, rows: Sequence[Result], output: Path, *, attack_steps: int, images: int, page: bool
+) -> None:
     """Writes a table for each budget and, for several, a figure of robust accuracy against passes.
 
     Args:
+        study: Where.
         rows: What was measured.
-        output: Folder for ``digits.md`` and the figure.
+        output: Folder for the tables, ``digits.md`` for the digits, and the figure.
         attack_steps: Steps of PGD.
         images: Test images.
         page: Put tables and figure into the documentation too.
     """
     budgets = sorted({row.budget for row in rows})
-    picture = FIGURE if page else output / "digits.svg"
+    picture = (PAGE.parent / "img" if page else output) / f"si_hg_{study.name}.svg"
     text = "\n\n".join(
         [
-            f"Made by `python scripts/robust_digits.py --page --passes {' '.join(map(str, budgets))}`: a "
-            f"small network without batch norm, l-infinity epsilon {EPSILON}, minibatches of {BATCH}. "
+            f"Made by `{_command(study, rows, budgets, attack_steps, images)}`: {study.about}, without batch "
+            f"norm, l-infinity epsilon {study.epsilon:.3g}, minibatches of {study.batch}. "
             f"PGD-{attack_steps} and CW-{attack_steps} have 2 "
             "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
             f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "
             f"training on one thread of a shared machine ({platform.machine()}, torch {torch.__version__}).",
-            *(_table([row for row in rows if row.budget == budget], attack_steps) for budget in budgets),
+            *(
+                _table(study, [row for row in rows if row.budget == budget], attack_steps)
+                for budget in budgets
+            ),
             *([f"![Accuracy against passes](img/{picture.name})"] if len(budgets) > 1 else []),
         ]
     )
-    (output / "digits.md").write_text(text + "\n", encoding="utf-8")
+    (output / f"{study.name}.md").write_text(text + "\n", encoding="utf-8")
     if len(budgets) > 1:
-        _figure(rows, budgets, picture)
+        _figure(study, rows, budgets, picture)
     if page:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        put(PAGE, study.name, text)
     print(text)
 
 
-def _table(rows: Sequence[Result], attack_steps: int) -> str:
+def put(page: Path, name: str, text: str) -> None:
+    """Puts a text between the marks of a name on a page of the documentation."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def _command(
+    study: Study, rows: Sequence[Result], budgets: Sequence[int], attack_steps: int, images: int
+) -> str:
+    given = {row.method for row in rows}
+    names = [entry.name for entry in study.methods()]
+    parts = [
+        "python scripts/robust_digits.py --page",
+        f"--data {study.name}" if study.name != "digits" else "",
+        f"--passes {' '.join(map(str, budgets))}",
+        f"--seeds {' '.join(map(str, sorted({row.seed for row in rows})))}",
+        f"--attack-steps {attack_steps} --test {images}",
+        "--methods " + " ".join(f'"{n}"' for n in names if n in given) if given != set(names) else "",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _table(study: Study, rows: Sequence[Result], attack_steps: int) -> str:
     seeds = sorted({row.seed for row in rows})
     lines = [
         f"**{rows[0].budget:,} passes of a minibatch**, {len(seeds)} "
@@ -90,7 +116,7 @@ def _table(rows: Sequence[Result], attack_steps: int) -> str:
         "| suite: mean (min to max) | seconds |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for entry in METHODS:
+    for entry in study.methods():
         own = [row for row in rows if row.method == entry.name]
         if own:
             robust = [row.suite for row in own]
@@ -107,15 +133,16 @@ def _table(rows: Sequence[Result], attack_steps: int) -> str:
     return "\n".join(lines)
 
 
-def _figure(rows: Sequence[Result], budgets: Sequence[int], path: Path) -> None:
+def _figure(study: Study, rows: Sequence[Result], budgets: Sequence[int], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
     colours = [*pyplot.get_cmap("tab10").colors, "black"]
+    entries = [entry for entry in study.methods() if entry.name in {row.method for row in rows}]
     figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for index, entry in enumerate(METHODS):
+    for index, entry in enumerate(entries):
         own = {b: [row.suite for row in rows if (row.method, row.budget) == (entry.name, b)] for b in budgets}
         own = {budget: values for budget, values in own.items() if values}
         ours = entry.name.startswith("SI-HG")
@@ -125,7 +152,7 @@ def _figure(rows: Sequence[Result], budgets: Sequence[int], path: Path) -> None:
             [max(values) - mean for mean, values in zip(means, own.values(), strict=True)],
         ]
         axis.errorbar(
-            [budget * 1.02 ** (index - len(METHODS) // 2) for budget in own],
+            [budget * 1.02 ** (index - len(entries) // 2) for budget in own],
             means,
             spread,
             color=colours[index % len(colours)],
@@ -145,6 +172,6 @@ def _figure(rows: Sequence[Result], budgets: Sequence[int], path: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    matplotlib.rcParams["svg.hashsalt"], matplotlib.rcParams["svg.fonttype"] = "digits", "none"
+    matplotlib.rcParams["svg.hashsalt"], matplotlib.rcParams["svg.fonttype"] = study.name, "none"
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from statistics import fmean
+from statistics import fmean, stdev
 
 import torch
 from rde_study.attacks import Lexicon, make_attack
@@ -20,13 +20,17 @@ from robustkit.attacks.gradient import EmbeddingBall
 from robustkit.classifiers import TextClassifier
 from robustkit.training import SIHG, FreeLB, Natural, OnTexts, RobustMethod, TextBank
 from trainkit import FitConfig, fit
-from trainkit.hub import write_json
+from trainkit.hub import atomic_directory, write_json
 from trainkit.terminal import quiet
 
-__all__ = ["ENTRIES", "Entry", "Result", "run"]
+from .report import put
 
-BATCH = 32
+__all__ = ["ENTRIES", "Comparison", "Entry", "Plan", "Result", "run"]
+
+BATCH = 16
 RATE = 1e-4
+MARGIN = 0.05
+PAGE = Path(__file__).parents[2] / "docs" / "adversarial_training.md"
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,21 @@ class Entry:
     Attributes:
         name: What the table calls it.
         passes: Forward-backward passes of a minibatch in one step.
-        make: Makes the method for a number of training texts.
+        make: Makes the method for a number of training texts and an epsilon.
+        ball: Whether the method has an epsilon, a share of the norm of the embeddings.
     """
 
     name: str
     passes: int
-    make: Callable[[int], RobustMethod]
+    make: Callable[[int, float], RobustMethod]
+    ball: bool = True
 
 
 ENTRIES = (
-    Entry("natural", 1, lambda n: Natural()),
-    Entry("FreeLB K=2, sentence 0.1", 2, lambda n: FreeLB(EmbeddingBall(0.1, per="sentence"))),
-    Entry("FreeLB K=2, sentence 0.3", 2, lambda n: FreeLB(EmbeddingBall(0.3, per="sentence"))),
-    Entry("SI-HG, bank, token 0.1", 2, lambda n: SIHG(EmbeddingBall(0.1), TextBank(n), alpha=0.5)),
-    Entry("SI-HG, bank, token 0.3", 2, lambda n: SIHG(EmbeddingBall(0.3), TextBank(n), alpha=0.5)),
+    Entry("natural", 1, lambda n, epsilon: Natural(), ball=False),
+    Entry("FreeLB K=2", 2, lambda n, epsilon: FreeLB(EmbeddingBall(epsilon, per="sentence"))),
+    Entry("SI-HG, bank", 2, lambda n, epsilon: SIHG(EmbeddingBall(epsilon), TextBank(n), alpha=0.5)),
 )
-"""Epsilon is a share of the norm of the embeddings."""
 
 
 @dataclass(frozen=True)
@@ -60,73 +63,152 @@ class Result:
 
     Attributes:
         method: Its name.
+        epsilon: Its ball; 0 for none.
         seed: Of the head, the order, dropout and perturbations.
-        passes: The budget: minibatch passes that it might spend.
-        clean: Accuracy on the test texts.
+        clean: Accuracy on the texts.
         attacked: Accuracy on the attacked texts, by attack.
         queries: Mean queries for a text, by attack.
         seconds: Processor time of training, on one thread.
+        part: ``validation`` or ``test``, whose texts these are.
     """
 
     method: str
+    epsilon: float
     seed: int
-    passes: int
     clean: float
     attacked: dict[str, float]
     queries: dict[str, float]
     seconds: float
+    part: str
 
 
-def run(
-    output: Path,
-    *,
-    data: str,
-    encoder: str,
-    passes: int,
-    seeds: Sequence[int],
-    attacks: Sequence[str],
-    train: int | None,
-    test: int | None,
-    attacked: int,
-    threads: int,
-) -> None:
-    """Trains, attacks, writes results (a run that is there already is not repeated) and a table.
+@dataclass(frozen=True)
+class Plan:
+    """What the comparison spends.
 
-    Args:
-        output: Folder of the results.
+    Attributes:
         data: A data set of `rde_study`.
         encoder: Folder or Hub id of the encoder, or ``minilm`` for the packaged one.
         passes: Forward-backward passes of a minibatch that every method may spend.
-        seeds: Seeds.
+        seeds: Seeds; epsilon is chosen with the first.
+        epsilons: What epsilon is chosen among.
         attacks: Names of word attacks, as `make_attack` knows them.
         train: Training texts; None for all.
+        validation: Validation texts that are attacked to choose epsilon.
         test: Test texts for the clean accuracy; None for all.
         attacked: Test texts that are attacked.
+    """
+
+    data: str
+    encoder: str
+    passes: int
+    seeds: Sequence[int]
+    epsilons: Sequence[float]
+    attacks: Sequence[str]
+    train: int | None
+    validation: int
+    test: int | None
+    attacked: int
+
+
+class Comparison:
+    """Trains and attacks; what is in the folder already is not done again.
+
+    Args:
+        output: Folder of classifiers and results.
+        plan: What is spent. Give another plan another folder.
+    """
+
+    def __init__(self, output: Path, plan: Plan) -> None:
+        self.output, self.plan = output, plan
+        self.study, self.lexicon = load_data(plan.data), Lexicon.load()
+        self.file = output / "results.json"
+        asked = json.loads(json.dumps(asdict(plan)))
+        found = json.loads(self.file.read_text()) if self.file.exists() else {"plan": asked, "results": []}
+        if found["plan"] != asked:
+            raise ValueError(f"{output} holds a comparison of another plan: {found['plan']}")
+        self.results = [Result(**row) for row in found["results"]]
+
+    def chosen(self, entry: Entry) -> float:
+        """Chosen on validation texts: what stays right under attack, if the clean accuracy is near the best.
+
+        A classifier that says the same of everything withstands every attack, so those with a clean accuracy
+        more than `MARGIN` below the best one's are left out. Of equal ones it is the smaller.
+        """
+        if not entry.ball:
+            return 0.0
+        seed = self.plan.seeds[0]
+        found = {epsilon: self.result(entry, epsilon, seed, "validation") for epsilon in self.plan.epsilons}
+        least = max(row.clean for row in found.values()) - MARGIN
+        able = sorted(epsilon for epsilon, row in found.items() if row.clean >= least)
+        return max(able, key=lambda epsilon: fmean(found[epsilon].attacked.values()))
+
+    def result(self, entry: Entry, epsilon: float, seed: int, part: str) -> Result:
+        """One classifier on validation or test texts."""
+        for row in self.results:
+            if (row.method, row.epsilon, row.seed, row.part) == (entry.name, epsilon, seed, part):
+                return row
+        classifier, seconds = self._classifier(entry, epsilon, seed)
+        plan, rows = self.plan, getattr(self.study, part)
+        clean = accuracy(classifier, _drawn(rows, plan.test if part == "test" else None))
+        count = plan.attacked if part == "test" else plan.validation
+        shares, queries = under_attack(classifier, _drawn(rows, count), plan.attacks, self.lexicon, seed)
+        row = Result(entry.name, epsilon, seed, clean, shares, queries, round(seconds, 1), part)
+        self.results.append(row)
+        write_json(self.file, {"plan": asdict(plan), "results": [asdict(each) for each in self.results]})
+        print(row, flush=True)
+        return row
+
+    def _classifier(self, entry: Entry, epsilon: float, seed: int) -> tuple[TextClassifier, float]:
+        folder = self.output / "classifiers" / f"{ENTRIES.index(entry)}-{epsilon}-{seed}"
+        if not folder.exists():
+            rows = _drawn(self.study.train, self.plan.train)
+            classifier, seconds = train_one(
+                entry, epsilon, self.study, rows, self.plan.encoder, self.plan.passes, seed
+            )
+            with atomic_directory(folder) as path:
+                classifier.model.save_pretrained(path)
+                classifier.tokenizer.save_pretrained(path)
+                write_json(path / "seconds.json", seconds)
+        seconds = json.loads((folder / "seconds.json").read_text())
+        return TextClassifier.from_pretrained(folder, max_length=self.study.max_length), seconds
+
+
+def run(output: Path, plan: Plan, *, threads: int, page: bool) -> None:
+    """Chooses epsilon on validation texts, trains, attacks, writes results and a table.
+
+    Args:
+        output: Folder of the results; an interrupted comparison goes on.
+        plan: What is spent.
         threads: CPU threads.
+        page: Put the table into ``docs/adversarial_training.md`` too.
+
+    Raises:
+        ValueError: The folder holds a comparison of another plan.
     """
     torch.set_num_threads(threads)
     quiet()  # a new head is no news
-    study, lexicon = load_data(data), Lexicon.load()
-    file = output / f"{data}-{passes}-{train}-{test}-{attacked}.json"
     output.mkdir(parents=True, exist_ok=True)
-    known = [Result(**row) for row in json.loads(file.read_text())["results"]] if file.exists() else []
-    for seed in seeds:
-        for entry in ENTRIES:
-            if any((row.method, row.seed) == (entry.name, seed) for row in known):
-                continue
-            classifier, seconds = train_one(entry, study, _drawn(study.train, train), encoder, passes, seed)
-            clean = accuracy(classifier, _drawn(study.test, test))
-            shares, queries = under_attack(classifier, _drawn(study.test, attacked), attacks, lexicon, seed)
-            known.append(Result(entry.name, seed, passes, clean, shares, queries, round(seconds, 1)))
-            write_json(file, {"results": [asdict(row) for row in known]})
-            print(known[-1], flush=True)
-    text = _table(known, data, passes, attacked, len(_drawn(study.train, train)))
-    (output / f"{data}.md").write_text(text, encoding="utf-8")
+    comparison = Comparison(output, plan)
+    epsilons = {entry: comparison.chosen(entry) for entry in ENTRIES}
+    rows = [
+        comparison.result(entry, epsilons[entry], seed, "test") for seed in plan.seeds for entry in ENTRIES
+    ]
+    text = table(rows, comparison.results, plan)
+    (output / "table.md").write_text(text + "\n", encoding="utf-8")
+    if page:
+        put(PAGE, "texts", text)
     print(text)
 
 
 def train_one(
-    entry: Entry, study: StudyData, rows: Sequence[Row], encoder: str, passes: int, seed: int
+    entry: Entry,
+    epsilon: float,
+    study: StudyData,
+    rows: Sequence[Row],
+    encoder: str,
+    passes: int,
+    seed: int,
 ) -> tuple[TextClassifier, float]:
     """A classifier trained from the encoder with a new head, and the seconds that it took."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -151,7 +233,7 @@ def train_one(
         log_every=steps,
     )
     started = time.process_time()
-    fit(classifier.model, OnTexts(entry.make(len(rows)), classifier), rows, config=config)
+    fit(classifier.model, OnTexts(entry.make(len(rows), epsilon), classifier), rows, config=config)
     return classifier, time.process_time() - started
 
 
@@ -180,26 +262,43 @@ def _drawn(rows: Sequence[Row], count: int | None) -> list[Row]:
     return found[:count]
 
 
-def _table(rows: Sequence[Result], data: str, passes: int, attacked: int, train: int) -> str:
-    attacks = list(rows[0].attacked)
-    seeds = sorted({row.seed for row in rows})
+def table(rows: Sequence[Result], all_rows: Sequence[Result], plan: Plan) -> str:
+    """What was measured on test texts, and what epsilon was chosen by, in Markdown."""
+    train = plan.train or "all"
     lines = [
-        f"{data}, {train:,} training texts, {passes:,} passes of a minibatch of {BATCH}, {len(seeds)} "
-        f"{'seeds' if len(seeds) > 1 else 'seed, so no spread'}; {attacked} test texts are attacked. "
-        f"Seconds are processor time of training ({platform.machine()}, torch {torch.__version__}).",
+        f"{plan.data}, {train} training texts, {plan.passes:,} passes of a minibatch of {BATCH}, "
+        f"{plan.attacked} test texts attacked, {_seeds(plan)}. Seconds are processor time of training "
+        f"on one thread ({platform.machine()}, torch {torch.__version__}).",
         "",
-        f"| method | clean | {' | '.join(f'{name} (min to max)' for name in attacks)} | queries | seconds |",
-        f"| --- | ---: |{' ---: |' * len(attacks)} ---: | ---: |",
+        f"| method | epsilon | clean | {' | '.join(plan.attacks)} | queries | seconds |",
+        f"| --- | ---: | ---: |{' ---: |' * len(plan.attacks)} ---: | ---: |",
     ]
     for entry in ENTRIES:
         own = [row for row in rows if row.method == entry.name]
-        if own:
-            under = []
-            for name in attacks:
-                found = [row.attacked[name] for row in own]
-                under.append(f"{fmean(found):.3f} ({min(found):.3f} to {max(found):.3f})")
-            queries = fmean(value for row in own for value in row.queries.values())
-            cells = [entry.name, f"{fmean(row.clean for row in own):.3f}", *under, f"{queries:.0f}",
-                     f"{fmean(row.seconds for row in own):.0f}"]  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        under = [_spread([row.attacked[name] for row in own]) for name in plan.attacks]
+        queries = fmean(value for row in own for value in row.queries.values())
+        cells = [entry.name, str(own[0].epsilon) if entry.ball else "", _spread([row.clean for row in own]),
+                 *under, f"{queries:.0f}", f"{fmean(row.seconds for row in own):.0f}"]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    tried = [row for row in all_rows if row.part == "validation"]
+    lines += [
+        "",
+        f"Epsilon was chosen by the mean accuracy under attack of {plan.validation} validation texts among "
+        f"those within {MARGIN} of the best clean accuracy on all of them, seed {plan.seeds[0]}: "
+        + "; ".join(
+            f"{row.method}, {row.epsilon}: {fmean(row.attacked.values()):.3f} (clean {row.clean:.3f})"
+            for row in tried
+        )
+        + ".",
+    ]
+    return "\n".join(lines)
+
+
+def _seeds(plan: Plan) -> str:
+    if len(plan.seeds) == 1:
+        return "1 seed, so no spread"
+    return f"mean ± standard deviation of {len(plan.seeds)} seeds"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")

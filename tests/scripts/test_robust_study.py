@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 pytest.importorskip("sklearn")
-from robust_study import comparison, digits, report, texts  # type: ignore[import-not-found]
+from robust_study import comparison, studies, texts  # type: ignore[import-not-found]
 
 from robustkit.attacks.gradient import PGD
 from robustkit.classifiers import TextClassifier
@@ -19,15 +18,15 @@ from tests.robustkit.tiny import tiny_classifier, toy_sentiment
 from trainkit import FitConfig, fit
 
 
-def test_every_method_gets_the_same_number_of_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [entry for entry in digits.METHODS if entry.passes in (1, 8)][:2]
-    monkeypatch.setattr(comparison, "METHODS", entries)
-    monkeypatch.setattr(report, "METHODS", entries)
-    settings: dict[str, Any] = {"attack_steps": 2, "test": 20, "threads": 1, "page": False}
+def test_every_method_gets_the_same_number_of_passes(tmp_path: Path) -> None:
+    names = ["natural", "PGD-7 AT"]
+    settings: dict[str, Any] = {
+        "data": "digits", "methods": names, "attack_steps": 2, "test": 20, "threads": 1, "page": False,
+    }  # fmt: skip
     comparison.run(tmp_path, passes=[8, 16], seeds=[0], **settings)
     document = json.loads((tmp_path / "digits-2-20.json").read_text())
     rows = {(row["method"], row["budget"]): row for row in document["results"]}
-    assert set(rows) == {(entry.name, budget) for entry in entries for budget in (8, 16)}
+    assert set(rows) == {(name, budget) for name in names for budget in (8, 16)}
     # 3 units a pass of natural training; 2 * 7 + 3 a step of PGD-7; the passes decide the number of steps.
     assert rows["natural", 16]["units"] == pytest.approx(3, abs=0.1)
     assert rows["PGD-7 AT", 16]["units"] == 17
@@ -36,7 +35,8 @@ def test_every_method_gets_the_same_number_of_passes(tmp_path: Path, monkeypatch
     text = (tmp_path / "digits.md").read_text()
     assert len(re.findall(r"^\| PGD-7 AT \|", text, flags=re.M)) == 2
     assert "**8 passes of a minibatch**, 1 seed, so no spread" in text
-    assert (tmp_path / "digits.svg").read_text().startswith("<?xml")
+    assert '--passes 8 16 --seeds 0 --attack-steps 2 --test 20 --methods "natural" "PGD-7 AT"`' in text
+    assert (tmp_path / "si_hg_digits.svg").read_text().startswith("<?xml")
     # A result that is there is not measured again.
     document["results"][0]["clean"] = 0.125
     (tmp_path / "digits-2-20.json").write_text(json.dumps(document))
@@ -47,21 +47,22 @@ def test_every_method_gets_the_same_number_of_passes(tmp_path: Path, monkeypatch
 @pytest.mark.slow
 def test_a_bank_is_not_far_behind_fgsm_rs_and_natural_training_is_not_robust() -> None:
     """Specification si_hg.md, section 12: at equal passes, at most 3 points behind; natural below 10 %."""
-    train, test = digits.digits()
+    study = studies.STUDIES["digits"]
+    train, test = study.load()
     robust = {}
     for name in ("natural", "FGSM-RS", "SI-HG gs, bank, α=0.5"):
-        (entry,) = (entry for entry in digits.METHODS if entry.name == name)
+        (entry,) = (entry for entry in study.methods() if entry.name == name)
         steps = 400 // entry.passes
         config = FitConfig(
-            max_steps=steps, batch_size=64, learning_rate=entry.rate, warmup_ratio=0.2, max_grad_norm=None,
+            max_steps=steps, batch_size=64, learning_rate=0.1, warmup_ratio=0.2, max_grad_norm=None,
             cpu=True, progress=False, log_every=steps,
         )  # fmt: skip
-        model = digits.network(0)
+        model = study.network(0)
         fit(
             model, entry.make(len(train), steps), train, config=config,
-            optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4),
+            optimizer=lambda m: study.optimizer(m, 0.1),
         )  # fmt: skip
-        attack = PGD(digits.THREAT, 10, step_size=digits.EPSILON / 4)
+        attack = PGD(study.threat, 10, step_size=study.epsilon / 4)
         found = attack.run(model, test.pixels[:200], test.labels[:200])
         robust[name] = 1 - float(found.success.float().mean())
     assert robust["natural"] < 0.1
@@ -77,9 +78,51 @@ def test_texts_are_trained_from_an_encoder_with_equal_passes(tmp_path: Path) -> 
     study = texts.StudyData("toy", ("bad", "good"), 16, 1, rows, rows, rows)
     found: dict[str, TextClassifier] = {}
     for entry in texts.ENTRIES[:2]:
-        found[entry.name], seconds = texts.train_one(entry, study, rows, str(tmp_path), 4, 0)
+        found[entry.name], seconds = texts.train_one(entry, 0.2, study, rows, str(tmp_path), 4, 0)
         assert seconds > 0 and found[entry.name].labels == ("bad", "good")
         assert 0 <= texts.accuracy(found[entry.name], rows) <= 1
     one, other = (classifier.model.get_input_embeddings().weight for classifier in found.values())
     assert (one - other).abs().max() > 1e-6
     assert texts._drawn(rows, 5) == texts._drawn(rows, 10)[:5]
+
+
+@pytest.mark.parametrize("name", ["mnist", pytest.param("cifar10", marks=pytest.mark.slow)])
+def test_training_and_test_images_are_apart(name: str) -> None:
+    """No test image is trained on, and network, shape and ball fit the images."""
+    study = studies.STUDIES[name]
+    try:
+        train, test = study.load()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert train.pixels.shape[1:] == test.pixels.shape[1:] == study.shape
+    known = {row.numpy().tobytes() for row in train.pixels}
+    assert not any(row.numpy().tobytes() in known for row in test.pixels)
+    assert study.network(0)(test.pixels[:2]).shape == (2, 10)
+
+
+def _row(epsilon: float, clean: float, attacked: float) -> texts.Result:
+    return texts.Result("FreeLB K=2", epsilon, 0, clean, {"pwws": attacked}, {"pwws": 9.0}, 1.0, "validation")
+
+
+def test_epsilon_is_not_that_of_a_classifier_that_says_one_thing(tmp_path: Path) -> None:
+    """Chosen on validation texts: near the best clean accuracy, then the most robust, then the smallest."""
+    plan = texts.Plan("toy", "minilm", 4, (0,), (0.3, 0.1, 0.2, 0.4), ("pwws",), None, 4, None, 4)
+    comparison = texts.Comparison.__new__(texts.Comparison)
+    comparison.plan, (_, entry, _) = plan, texts.ENTRIES
+    comparison.results = [
+        _row(0.1, 0.84, 0.2), _row(0.2, 0.86, 0.3), _row(0.3, 0.82, 0.3), _row(0.4, 0.5, 0.5),
+    ]  # fmt: skip
+    assert comparison.chosen(entry) == 0.2
+    assert comparison.chosen(texts.ENTRIES[0]) == 0.0
+
+
+def test_the_table_has_means_and_spreads() -> None:
+    plan = texts.Plan("toy", "minilm", 4, (0, 1), (0.1,), ("pwws",), None, 4, None, 4)
+    rows = [
+        texts.Result(entry.name, 0.1, seed, 0.5 + 0.2 * seed, {"pwws": 0.25}, {"pwws": 9.0}, 1.0, "test")
+        for entry in texts.ENTRIES
+        for seed in (0, 1)
+    ]
+    text = texts.table(rows, [_row(0.1, 0.5, 0.25)], plan)
+    assert "| FreeLB K=2 | 0.1 | 0.600 ± 0.141 | 0.250 ± 0.000 | 9 | 1 |" in text
+    assert "FreeLB K=2, 0.1: 0.250 (clean 0.500)" in text
