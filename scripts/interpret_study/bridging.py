@@ -60,7 +60,7 @@ def run(
 
     Args:
         stage: One of `STAGES`, or ``"all"``: every stage of one study after the other.
-        studies: What is done it on.
+        studies: Data and networks.
         seeds: Of the networks that are trained.
         repeats: Retrainings of each kind for a seed; the networks of others have as many for each seed.
         runs: Folder of everything written.
@@ -182,7 +182,9 @@ class Bridging:
         """Retrains without the pixels that a map puts first (ROAR), and with nothing else (KAR)."""
         train, test = self.images
         config = self.study.config(self.study.retraining_epochs, 0)
-        retrained = trained_by_fit(lambda: network(train[0]), config)
+        # In [-1, 1] what is left of an image is nearly one number everywhere, and short trainings hardly leave
+        # chance.
+        retrained = trained_by_fit(lambda: network(train[0], standardized=True), config)
         for group in self.groups:
             wanted = [mode for mode in get_args(Mode) if not self._retrained(group, mode)]
             maps = self._maps(group) if wanted else {}

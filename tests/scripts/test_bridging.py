@@ -230,7 +230,7 @@ def test_networks_of_others_are_retrained_as_often_as_all_seeds_together(tmp_pat
 
 def test_recipes() -> None:
     names = [recipe.name for recipe in STUDIES["mnist"].recipes()]
-    assert names == ["standard", "L2 1", "L2 2", "L∞ 0.05", "L∞ 0.1"]
+    assert names == ["standard", "L2 0.5", "L2 1", "L∞ 0.05", "L∞ 0.1"]
     robust = Recipe("L∞", 0.1).method()
     assert isinstance(robust, PGDTraining) and not robust.random_start and robust.threat == LInf(0.1)
     assert not isinstance(Recipe().method(), PGDTraining)
