@@ -182,8 +182,7 @@ class Bridging:
         """Retrains without the pixels that a map puts first (ROAR), and with nothing else (KAR)."""
         train, test = self.images
         config = self.study.config(self.study.retraining_epochs, 0)
-        # In [-1, 1] what is left of an image is nearly one number everywhere, and short trainings hardly leave
-        # chance.
+        # In [-1, 1] what is left of an image is nearly one number, and short trainings hardly leave chance.
         retrained = trained_by_fit(lambda: network(train[0], standardized=True), config)
         for group in self.groups:
             wanted = [mode for mode in get_args(Mode) if not self._retrained(group, mode)]
