@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dialogkit.chat import Chatbot, Reply
 from dialogkit.dialogues import Turn, as_history, single_line
 from dialogkit.generation.prompting import DialoguePrompt
+from dialogkit.generation.text import collected
 from dialogkit.generation.trimming import trim_history
 from dialogkit.generation.types import GenerationConfig, LanguageModel, Prompt
 from trainkit.hub import fingerprint
@@ -107,11 +108,8 @@ class GeneratorChatbot:
     ) -> Generator[str, None, Reply]:
         """Answers piece by piece with a single candidate."""
         prompt = self._prompt(history)
-        said = []
-        for piece in self.model.stream(prompt, config=self._config(), seed=seed):
-            said.append(piece)
-            yield piece
-        return Reply("".join(said), evidence=self._evidence(prompt))
+        text, drawn = yield from collected(self.model.stream(prompt, config=self._config(), seed=seed))
+        return Reply(text, drawn, self._evidence(prompt))
 
     @property
     def fingerprint(self) -> str:

@@ -27,7 +27,8 @@ class Reply:
 
     Attributes:
         text: The answer.
-        candidates: What it was chosen from; empty where a reply was streamed.
+        candidates: What it was chosen from. Where a reply was streamed, it alone, or nothing if its language
+            model does not tell more than the text.
         evidence: Where the words came from (matched dialogues, retrieved responses, the prompt ...), made of
             what JSON knows.
         timing: Seconds by stage; ``"total"`` is the whole.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from dialogkit.generation.text import ReplyText
@@ -137,7 +138,9 @@ class EndpointLM:
             self._check(prompt)
         return self._concurrently(lambda prompt: self._candidates(prompt, config, seed), prompts)
 
-    def stream(self, prompt: Prompt, *, config: GenerationConfig, seed: int | None = None) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, *, config: GenerationConfig, seed: int | None = None
+    ) -> Generator[str, None, Candidate]:
         """Yield one reply piece by piece, by the rules of `TransformersLM.stream`.
 
         Args:
@@ -147,6 +150,9 @@ class EndpointLM:
 
         Yields:
             Pieces of text, none empty.
+
+        Returns:
+            The whole reply, without log-probabilities.
 
         Raises:
             ValueError: As for `generate`.
@@ -161,7 +167,10 @@ class EndpointLM:
                 # Servers send chunks without choices too, for usage counts.
                 for choice in chunk.choices or ():
                     text = choice.delta.content if path == "chat/completions" else choice.text
-                    ended = reply.push(text or "") or choice.finish_reason is not None
+                    if reply.push(text or ""):
+                        ended = True
+                    elif choice.finish_reason is not None:
+                        ended, reply.finish_reason = True, _finish_reason(choice, config.stop)
                 if ended:
                     break
                 if piece := reply.take():
@@ -170,9 +179,10 @@ class EndpointLM:
             raise EndpointError(
                 f"{self._url(path)} ended its stream before the reply was complete", url=self._url(path)
             )
-        reply.finish_reason = reply.finish_reason or "eos"
         if piece := reply.take():
             yield piece
+        nothing = float("nan")
+        return replace(reply.candidate(), logprob=nothing, sum_logprob=nothing)
 
     def log_likelihood(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Likelihood]:
         """Score given responses on a server that echoes prompts with log-probabilities (vLLM does).

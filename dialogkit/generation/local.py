@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,9 @@ class TransformersLM:
                     results[group[member]].append(reply.candidate())
         return results
 
-    def stream(self, prompt: Prompt, *, config: GenerationConfig, seed: int | None = None) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, *, config: GenerationConfig, seed: int | None = None
+    ) -> Generator[str, None, Candidate]:
         """Yield the first candidate of `generate` piece by piece.
 
         Nothing is yielded that could be the beginning of a stop string, an unfinished character or white
@@ -272,6 +274,9 @@ class TransformersLM:
         Yields:
             Pieces of text, none empty.
 
+        Returns:
+            The candidate.
+
         Raises:
             TypeError: As for `generate`, before the first piece.
             ValueError: As for `generate`, before the first piece.
@@ -283,6 +288,7 @@ class TransformersLM:
             decoding.step()
             if piece := decoding.replies[0].take():
                 yield piece
+        return decoding.replies[0].candidate()
 
     def log_likelihood(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Likelihood]:
         """Score given responses.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
 from dialogkit.generation.types import Candidate, FinishReason
 
-__all__ = ["IncrementalDecoder", "ReplyText", "held_back"]
+__all__ = ["IncrementalDecoder", "ReplyText", "collected", "held_back"]
 
 # What decoders write for bytes that are not (yet) a character.
 _INCOMPLETE = "\ufffd"
@@ -134,3 +136,31 @@ class ReplyText:
             num_tokens=len(counted),
             finish_reason=self.finish_reason,
         )
+
+
+def collected(pieces: Iterator[str]) -> Generator[str, None, tuple[str, tuple[Candidate, ...]]]:
+    """Hands on what a language model streams.
+
+    Args:
+        pieces: What `LanguageModel.stream` returned.
+
+    Yields:
+        The pieces.
+
+    Returns:
+        Their text, and the candidate if the model tells of it.
+    """
+    said: list[str] = []
+
+    def told() -> Generator[str, None, Any]:
+        # `yield from` hands on the value that a generator returns.
+        return (yield from pieces)
+
+    with closing(told()) as stream:
+        while True:
+            try:
+                piece = next(stream)
+            except StopIteration as stop:
+                return "".join(said), (stop.value,) if isinstance(stop.value, Candidate) else ()
+            said.append(piece)
+            yield piece

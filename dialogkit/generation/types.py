@@ -152,7 +152,11 @@ class LanguageModel(Protocol):
         ...
 
     def stream(self, prompt: Prompt, *, config: GenerationConfig, seed: int | None = None) -> Iterator[str]:
-        """Yield the pieces of one candidate as they come; joined, they are the first text of `generate`."""
+        """Yield the pieces of one candidate as they come; joined, they are the first text of `generate`.
+
+        An implementation that is a generator may return the `Candidate` at its end (the value of its
+        ``StopIteration``): a chatbot then knows why the reply ended.
+        """
         ...
 
     def log_likelihood(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Likelihood]:

@@ -16,6 +16,7 @@ import numpy as np
 from dialogkit import embedded
 from dialogkit.chat import MAX_MESSAGE, ChatSession, Reply
 from dialogkit.dialogues import Turn, as_history, single_line
+from dialogkit.generation.text import collected
 from dialogkit.generation.trimming import trim_history
 from dialogkit.generation.types import Candidate, GenerationConfig, LanguageModel, Prompt, PromptError
 from dialogkit.retrieval.index import ContextIndex
@@ -296,7 +297,7 @@ class PDPChatbot(HubMixin):
 
         Returns:
             Iterator over pieces of text. It is a generator whose return value is the whole
-            :class:`~dialogkit.chat.Reply` (without candidates), which a chat session keeps.
+            :class:`~dialogkit.chat.Reply`, which a chat session keeps.
 
         Raises:
             ValueError: As for :meth:`reply`.
@@ -311,17 +312,15 @@ class PDPChatbot(HubMixin):
 
     def _stream(self, laid: _Laid, seed: int | None, clock: list[float]) -> Generator[str, None, Reply]:
         config = replace(self._generation(), num_candidates=1)
-        said: list[str] = []
+        text, drawn = "", tuple[Candidate, ...]()
         for attempt in range(_STREAM_ATTEMPTS if config.do_sample else 1):
             again = seed if seed is None else seed + attempt
-            for piece in self.model.stream(laid.prompt, config=config, seed=again):
-                said.append(piece)
-                yield piece
-            if said:
+            text, drawn = yield from collected(self.model.stream(laid.prompt, config=config, seed=again))
+            if text:
                 break
         clock += [time.perf_counter(), time.perf_counter()]
         evidence = {**self._evidence(laid), "selection": "first", "chosen": 0}
-        return Reply("".join(said), evidence=evidence, timing=_timing(clock))
+        return Reply(text, drawn, evidence, _timing(clock))
 
     def _generation(self) -> GenerationConfig:
         own = self.config.generation

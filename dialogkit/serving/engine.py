@@ -56,8 +56,8 @@ class Choice:
 
     Attributes:
         text: The words.
-        finish_reason: ``"length"`` if the limit on new tokens cut it off. A streamed text of a chatbot that
-            does not say why it ended has ``"stop"``.
+        finish_reason: ``"length"`` if the limit on new tokens cut it off. A text of a chatbot that does not
+            say why it ended has ``"stop"``.
     """
 
     text: str
@@ -402,7 +402,7 @@ def _answer(bot: Chatbot, reply: Reply, n: int) -> Answer:
     if model is None or not prompt:
         return Answer(reply, choices, 0, 0)
     counted = sum(
-        candidate.num_tokens if candidate is not None else model.count_tokens(text)
+        candidate.num_tokens if candidate is not None and candidate.num_tokens else model.count_tokens(text)
         for text, candidate in chosen
         if text
     )

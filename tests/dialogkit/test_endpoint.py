@@ -310,8 +310,14 @@ class TestStream:
     def test_p9_joined_stream_equals_the_reply(self, lm, prompt, seed):
         config = GenerationConfig(num_candidates=1, stop=("\n", "%", "#", "$", "friend."))
         streamed = list(lm.stream(prompt, config=config, seed=seed))
-        assert "".join(streamed) == lm.generate([prompt], config=config, seed=seed)[0][0].text
+        drawn = lm.generate([prompt], config=config, seed=seed)[0][0]
+        assert "".join(streamed) == drawn.text
         assert all(streamed)
+        with pytest.raises(StopIteration) as end:
+            stream = lm.stream(prompt, config=config, seed=seed)
+            while True:
+                next(stream)
+        assert (end.value.value.text, end.value.value.finish_reason) == (drawn.text, drawn.finish_reason)
 
     def test_p8_a_stop_string_that_the_server_does_not_know_is_never_shown(self, server, lm):
         config = GenerationConfig(stop=("%", "#", "$", "!", "\nUser:"))

@@ -242,7 +242,9 @@ def test_p9_the_stream_joined_is_the_greedy_reply(lm: TransformersLM) -> None:
         lm, character(), matcher=DynamicMatcher(index()), generation=replace(GREEDY, max_new_tokens=24)
     )
     for text in ("Hello.", "Will it rain?"):
-        assert "".join(bot.stream(text)) == bot.reply(text).text
+        whole, session = bot.reply(text), bot.session()
+        assert "".join(session.stream(text)) == whole.text
+        assert session.last_reply is not None and session.last_reply.candidates == whole.candidates
 
 
 def test_a_stream_is_one_sample_and_ends_with_its_evidence() -> None:
@@ -250,7 +252,8 @@ def test_a_stream_is_one_sample_and_ends_with_its_evidence() -> None:
     session = bot.session()
     assert "".join(session.stream("Hello.")) == "Yes, love."
     assert session.last_reply is not None and session.last_reply.evidence["pairs"]
-    assert session.last_reply.evidence["selection"] == "first" and session.last_reply.candidates == ()
+    assert session.last_reply.evidence["selection"] == "first"
+    assert session.last_reply.candidates == ()  # this language model tells no more than the text
     assert isinstance(bot.model, ScriptedLM)
     assert bot.model.configs[-1].num_candidates == 1
     with pytest.raises(ValueError, match="history"):
