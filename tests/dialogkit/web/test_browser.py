@@ -225,6 +225,21 @@ def test_two_visitors_save_and_reset_each_their_own(visit: Any, tmp_path: Path) 
     ann.check()
 
 
+def test_two_visitors_upload_the_same_file(visit: Any, tmp_path: Path) -> None:
+    file = tmp_path / "tom.json"
+    Character("Old Tom", ("Soup.",)).to_json(file)
+    ann, bob = visit(), visit()
+    for tab in (ann, bob):
+        tab.page.get_by_role("button", name="Your own character").click()
+        tab.page.locator("#dk-own input[type=file]").set_input_files(file)
+        expect(tab.page.get_by_role("heading", name="Old Tom")).to_be_visible()
+    ann.page.get_by_role("button", name="New conversation").click()
+    for tab in (bob, ann):
+        tab.send("Hello.")
+        tab.expect_talk("Hello.", SAYS)
+        tab.check()
+
+
 def test_another_bot_is_picked_and_its_error_is_told(visit: Any) -> None:
     tab = visit()
     tab.page.get_by_label("Talk with").click()
