@@ -1,17 +1,19 @@
 """Clusters and scores of 100,000 responses, dist-n and ent-n of 1,000,000, beside other people's ways.
 
-    python benchmarks/diversity.py [--responses 100000] [--lexical 1000000] [--repeats 3]
+    python benchmarks/diversity.py [--responses 100000] [--lexical 1000000] [--repeats 5]
 
 Semantic: the same embeddings, half of them "human", half "generated", from vectors to Sem-Ent and MAUVE over
 20 clusters. `SemanticClusters` with the FAISS backend against the package mauve-text with the same clusters,
 redos and iterations (left out, plainly, where it is not installed); and, learning from all vectors, against a
-pipeline of scikit-learn's normalizer, PCA and KMeans. MAUVE must agree to 0.02, or the run fails.
+pipeline of scikit-learn's normalizer, PCA and KMeans. MAUVE must agree to 0.02, and the sum of squared
+distances to the clusters' means must be at most 0.5 % above scikit-learn's, or the run fails.
 
 Lexical: distinct-n and entropy-n for n = 1, 2, 3 of the same texts: `TokenTable` against the usual code with
 `casual_tokenize`, `nltk.ngrams` and a `Counter`. Figures must be equal to 1e-9, or the run fails.
 
-Each side runs in a process of its own, which reports CPU time, time by the clock and its peak memory; medians
-over repeats. Needs the extra diversity.
+One thread. The sides take turns, each run in a fork of the process that holds the input, which reports CPU
+time, time by the clock and its peak memory above the input; ratios are taken turn by turn, and their medians
+reported. Needs the extra diversity and an operating system that forks.
 """
 
 from __future__ import annotations
@@ -20,22 +22,27 @@ import argparse
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import platform
 import random
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when NumPy and FAISS are imported
 
 import numpy as np
 import numpy.typing as npt
 
 K, DIM, TOPICS = 20, 384, 60
+NUMBERS = ("cpu_s", "wall_s", "above_input_mb")
+Side = Callable[[Any], dict[str, Any]]
 
 
 def vectors(n: int) -> npt.NDArray[np.float32]:
@@ -68,7 +75,7 @@ def texts(n: int) -> list[str]:
     return replies
 
 
-def ours(points: npt.NDArray[np.float32], *, every: bool = False) -> dict[str, float]:
+def ours(points: npt.NDArray[np.float32], *, every: bool = False) -> dict[str, Any]:
     from dialogkit.diversity import SemanticClusters, quantized_mauve, sem_ent
 
     clusters = SemanticClusters.fit(points, k=K, max_points_per_centroid=None if every else 256)
@@ -76,10 +83,11 @@ def ours(points: npt.NDArray[np.float32], *, every: bool = False) -> dict[str, f
     generated, human = (
         clusters.histogram(clusters.train_labels[part]) for part in (slice(half), slice(half, None))
     )
-    return {"mauve": quantized_mauve(human, generated), "sem_ent": sem_ent(generated)}
+    found = {"mauve": quantized_mauve(human, generated), "sem_ent": sem_ent(generated)}
+    return found | ({"labels": clusters.train_labels.tolist()} if every else {})
 
 
-def ours_on_all(points: npt.NDArray[np.float32]) -> dict[str, float]:
+def ours_on_all(points: npt.NDArray[np.float32]) -> dict[str, Any]:
     return ours(points, every=True)
 
 
@@ -92,7 +100,7 @@ def mauve_text(points: npt.NDArray[np.float32]) -> dict[str, float]:
     return {"mauve": float(found.mauve), "sem_ent": float(-(shares * np.log(shares)).sum())}
 
 
-def scikit_learn(points: npt.NDArray[np.float32]) -> dict[str, float]:
+def scikit_learn(points: npt.NDArray[np.float32]) -> dict[str, Any]:
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
@@ -100,9 +108,17 @@ def scikit_learn(points: npt.NDArray[np.float32]) -> dict[str, float]:
 
     steps = KMeans(K, n_init=5, max_iter=500, random_state=27)
     pipeline = make_pipeline(Normalizer(), PCA(0.9, random_state=26), steps)
-    labels = pipeline.fit_predict(points)[: len(points) // 2]
-    shares = np.bincount(labels, minlength=K) / len(labels)
-    return {"sem_ent": float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())}
+    labels = pipeline.fit_predict(points)
+    shares = np.bincount(labels[: len(points) // 2], minlength=K) / (len(points) // 2)
+    entropy = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    return {"sem_ent": entropy, "labels": labels.tolist()}
+
+
+def spread(points: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """Sum of squared distances of the unit vectors to the means of their clusters."""
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    groups = (unit[labels == j].astype(np.float64) for j in range(K))
+    return float(sum(((group - group.mean(axis=0)) ** 2).sum() for group in groups))
 
 
 def token_table(responses: list[str]) -> dict[str, float]:
@@ -127,56 +143,72 @@ def nltk_counter(responses: list[str]) -> dict[str, float]:
     return found
 
 
-SEMANTIC = {
-    "dialogkit": ours,
-    "mauve-text": mauve_text,
-    "dialogkit, all vectors": ours_on_all,
-    "scikit-learn": scikit_learn,
+PAIRS: dict[str, list[tuple[str, Side, str, Side]]] = {
+    "semantic": [
+        ("dialogkit", ours, "mauve-text", mauve_text),
+        ("dialogkit, all vectors", ours_on_all, "scikit-learn", scikit_learn),
+    ],
+    "lexical": [("dialogkit", token_table, "nltk", nltk_counter)],
 }
-LEXICAL = {"dialogkit": token_table, "nltk": nltk_counter}
 
 
-def side(task: str, name: str, n: int) -> None:
-    """One side in this process: prints what it found and what it took."""
-    material = vectors(n) if task == "semantic" else texts(n)
-    run = SEMANTIC[name] if task == "semantic" else LEXICAL[name]  # type: ignore[index]
-    run(material[:1000])  # type: ignore[operator]  # imports are not what is compared
+def measured(run: Side, material: Any) -> dict[str, Any]:
+    """What one run found and took, in a fork of this process."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(run, material, sender))
+    process.start()
+    sender.close()
+    try:
+        found: dict[str, Any] = receiver.recv()
+    except EOFError:
+        raise SystemExit(f"{run.__name__} failed") from None
+    process.join()
+    return found
+
+
+def _work(run: Side, material: Any, sender: Any) -> None:
+    run(material[:6000])  # imports and buffers are not what is compared
+    for _ in material:  # counting references copies the pages of a fork: not during the measurement
+        pass
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
-    found = run(material)  # type: ignore[operator]
+    found = run(material)
+    took = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        json.dumps(
-            {
-                "wall_s": time.perf_counter() - wall,
-                "cpu_s": time.process_time() - cpu,
-                "above_input_mb": (peak - before) / 1024,
-                "found": found,
-            }
+    if "labels" in found:
+        found["spread"] = spread(material, np.array(found.pop("labels")))
+    sender.send({**took, "above_input_mb": (peak - before) / 1024, "found": found})
+
+
+def taking_turns(task: str, pair: tuple[str, Side, str, Side], material: Any, repeats: int) -> dict[str, Any]:
+    """Medians of both sides, and of the ratios of each turn."""
+    one, ours_side, other, theirs = pair
+    runs: dict[str, list[dict[str, Any]]] = {one: [], other: []}
+    for turn in range(repeats):
+        order = [(one, ours_side), (other, theirs)]
+        for name, run in order if turn % 2 == 0 else order[::-1]:
+            runs[name].append(measured(run, material))
+            print(f"  turn {turn + 1}, {name}: {runs[name][-1]['cpu_s']:.2f} s CPU", flush=True)
+    median = {
+        name: {key: statistics.median(run[key] for run in each) for key in NUMBERS}
+        | {"found": each[0]["found"]}
+        for name, each in runs.items()
+    }
+    turns = list(zip(runs[one], runs[other], strict=True))
+    ratio = {
+        key: statistics.median(theirs[key] / max(mine[key], 1e-9) for mine, theirs in turns)
+        for key in NUMBERS
+    }
+    for name, each in median.items():
+        print(
+            f"{task}, {name:>22}: {each['cpu_s']:.2f} s CPU, {each['wall_s']:.2f} s by the clock, "
+            f"{each['above_input_mb']:.0f} MB above the input, {each['found']}"
         )
-    )
-
-
-def measured(task: str, name: str, n: int, repeats: int) -> dict[str, object]:
-    """Medians over processes."""
-    command = [sys.executable, __file__, "--side", task, name, str(n)]
-    runs = []
-    for _ in range(repeats):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{task}, {name}: {done.stderr.strip().splitlines()[-1]}")
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
-    numbers = ("wall_s", "cpu_s", "above_input_mb")
-    return {key: statistics.median(run[key] for run in runs) for key in numbers} | {"found": runs[0]["found"]}
-
-
-def compare(task: str, one: str, other: str, results: dict[str, dict[str, object]]) -> dict[str, float]:
-    """Ratios other / one, printed."""
-    numbers = ("wall_s", "cpu_s", "above_input_mb")
-    ratios = {key: float(results[other][key]) / max(float(results[one][key]), 1e-9) for key in numbers}  # type: ignore[arg-type]
-    shown = ", ".join(f"{ratio:.2f} {key}" for key, ratio in ratios.items())
-    print(f"{task}: {other} / {one}: {shown}")
-    return ratios
+    shown = ", ".join(f"{value:.2f} {key}" for key, value in ratio.items())
+    print(f"{task}: {other} / {one}: {shown}", flush=True)
+    check(median[one]["found"], median[other]["found"], f"{task}, {other}")
+    return {"median": median, "ratio": ratio, "turns": runs}
 
 
 def main() -> None:
@@ -185,46 +217,33 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--responses", type=int, default=100_000, help="vectors to cluster, half of each kind"
+        "--responses", type=int, default=100_000, help="vectors to cluster, half of each kind; 0: none"
     )
-    parser.add_argument("--lexical", type=int, default=1_000_000, help="texts to count n-grams of")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--lexical", type=int, default=1_000_000, help="texts to count n-grams of; 0: none")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lexical-repeats", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("runs/bench/diversity.json"))
-    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.side:
-        side(arguments.side[0], arguments.side[1], int(arguments.side[2]))
-        return
 
-    pairs = {"semantic": [("dialogkit", "mauve-text"), ("dialogkit, all vectors", "scikit-learn")]}
-    if importlib.util.find_spec("mauve") is None:
-        print("mauve-text is not installed: left out")
-        del pairs["semantic"][0]
-    pairs["lexical"] = [("dialogkit", "nltk")]
     sizes = {"semantic": arguments.responses, "lexical": arguments.lexical}
-    results: dict[str, dict[str, dict[str, object]]] = {}
-    ratios = {}
-    for task, sides in pairs.items():
+    repeats = {"semantic": arguments.repeats, "lexical": arguments.lexical_repeats}
+    results: dict[str, Any] = {}
+    for task, pairs in PAIRS.items():
         if not sizes[task]:
             continue
-        names = [name for pair in sides for name in pair]
-        results[task] = {name: measured(task, name, sizes[task], arguments.repeats) for name in names}
-        for name, result in results[task].items():
-            print(
-                f"{task}, {name:>22}: {result['cpu_s']:.1f} s CPU, {result['wall_s']:.1f} s by the clock, "
-                f"{result['above_input_mb']:.0f} MB above the input"
-            )
-        for one, other in sides:
-            ratios[f"{task}: {other} / {one}"] = compare(task, one, other, results[task])
-    check(results)
+        material = vectors(sizes[task]) if task == "semantic" else texts(sizes[task])
+        for pair in pairs:
+            if pair[2] == "mauve-text" and importlib.util.find_spec("mauve") is None:
+                print("mauve-text is not installed: left out")
+                continue
+            results[f"{task}: {pair[2]} / {pair[0]}"] = taking_turns(task, pair, material, repeats[task])
     packages = ("numpy", "faiss-cpu", "scikit-learn", "nltk", "mauve-text")
     machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "platform": platform.platform()}
     found = {
         "benchmark": "diversity",
         "sizes": sizes,
-        "median": results,
-        "ratio": ratios,
-        "repeats": arguments.repeats,
+        "results": results,
+        "repeats": repeats,
         "versions": {name: version(name) for name in packages},
         "machine": machine,
     }
@@ -232,22 +251,18 @@ def main() -> None:
     arguments.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def check(results: dict[str, dict[str, dict[str, object]]]) -> None:
+def check(ours: dict[str, float], theirs: dict[str, float], name: str) -> None:
     """The sides must have done the same work."""
-    for task, peer, names, allowed in (
-        ("semantic", "mauve-text", ("mauve",), 0.02),
-        ("lexical", "nltk", tuple(f"{kind}-{n}" for kind in ("dist", "ent") for n in (1, 2, 3)), 1e-9),
-    ):
-        if peer not in results.get(task, {}):
-            continue
-        one, other = (results[task][name]["found"] for name in ("dialogkit", peer))
-        for name in names:
-            gap = abs(one[name] - other[name])  # type: ignore[index]
-            if gap > allowed:
-                raise SystemExit(f"{task}: {peer} disagrees on {name} by {gap:.2g}")
+    for key in ours.keys() & theirs.keys():
+        gap = abs(ours[key] - theirs[key])
+        if key == "spread" and ours[key] > 1.005 * theirs[key]:
+            raise SystemExit(f"{name}: clusters are worse, {ours[key]:.6g} to {theirs[key]:.6g}")
+        if (key == "mauve" and gap > 0.02) or (key.startswith(("dist", "ent-")) and gap > 1e-9):
+            raise SystemExit(f"{name} disagrees on {key} by {gap:.2g}")
 
 
 def version(name: str) -> str | None:
+    """The installed version of a package."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -8,6 +8,7 @@ responses; other responses are only assigned, to the nearest centroid.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +31,12 @@ _Ints = npt.NDArray[np.int64]
 _ARRAYS = "clusters.safetensors"
 _FACTS = "clusters.json"
 _CHUNK = 8192
+_SAMPLE = 256
+"""Points for each centroid that k-means of many points begins on; FAISS's own number."""
+_MANY = 1024
+"""Points for each centroid above which beginning on samples is worth while."""
+_PROBE = 5
+"""Steps on all points after which runs are compared."""
 _EXAMPLES = 20
 """Responses of a cluster that are kept to show what it is about."""
 
@@ -39,7 +46,7 @@ class DifferentClustersError(ValueError):
 
 
 def principal_components(
-    vectors: npt.NDArray[np.floating[Any]], variance: float
+    vectors: npt.NDArray[np.floating[Any]], variance: float, *, normalize: bool = False
 ) -> tuple[_Floats, _Floats, float]:
     """The fewest leading principal components that explain a share of the variance (no whitening).
 
@@ -48,6 +55,7 @@ def principal_components(
     Args:
         vectors: ``[n, d]``.
         variance: Share of the total variance, in (0, 1].
+        normalize: Take those of the vectors scaled to length 1 (a zero vector stays zero).
 
     Returns:
         Mean ``float32 [d]``, components ``float32 [m, d]`` (orthonormal rows, the largest entry of each
@@ -58,10 +66,12 @@ def principal_components(
     """
     if not 0.0 < variance <= 1.0:
         raise ValueError(f"variance must be above 0 and at most 1, got {variance}")
-    mean = vectors.mean(axis=0, dtype=np.float64)
+    mean = np.zeros(vectors.shape[1])
+    for _, chunk in _chunks(vectors, normalize):
+        mean += chunk.sum(axis=0, dtype=np.float64) / len(vectors)
     covariance = np.zeros((vectors.shape[1],) * 2)
-    for start in range(0, len(vectors), _CHUNK):
-        centred = vectors[start : start + _CHUNK] - mean.astype(vectors.dtype)
+    for _, chunk in _chunks(vectors, normalize):
+        centred = chunk - mean.astype(chunk.dtype)
         covariance += centred.T @ centred
     values, columns = np.linalg.eigh(covariance)
     values, rows = np.maximum(values[::-1], 0.0), columns.T[::-1]
@@ -143,7 +153,8 @@ class SemanticClusters(HubMixin):
         """Clusters training responses. Give each response once; the released code draws with replacement.
 
         Cost beyond encoding: see `principal_components`; k-means takes ``n_redo`` runs of up to ``n_iter``
-        steps of ``k m`` operations for each of ``k * max_points_per_centroid`` vectors.
+        steps of ``k m`` operations for each of ``k * max_points_per_centroid`` vectors. Given vectors are not
+        copied, but learning from all of them holds their n by m coordinates.
 
         Args:
             data: Training responses, or their vectors ``[n, d]``; n is at least k.
@@ -157,7 +168,8 @@ class SemanticClusters(HubMixin):
             n_redo: Runs, of which the best is kept.
             seed: Base seed; k-means takes ``seed + 2`` as the authors' code does.
             max_points_per_centroid: Learn centroids on a random subset of this many vectors for each cluster;
-                256 is FAISS's default, on which the published scores rest. None learns on all.
+                256 is FAISS's default, on which the published scores rest. None learns on all, with
+                ``"faiss"`` by runs that begin on samples of such a size (ours).
             texts: The responses behind given vectors, for :meth:`examples`.
 
         Returns:
@@ -182,16 +194,19 @@ class SemanticClusters(HubMixin):
         texts = given if texts is None else texts
         if texts is not None and len(texts) != len(vectors):
             raise ValueError(f"texts must be {len(vectors)}, one for each vector, got {len(texts)}")
-        scaled = _unit(vectors) if normalize else vectors
-        mean, components, explained = principal_components(scaled, pca_variance)
-        points = np.concatenate(list(_projected(scaled, mean, components)))
-        if len(np.unique(points[:, 0])) < k and len(np.unique(points, axis=0)) < k:
-            raise ValueError(
-                f"k={k} clusters need at least {k} distinct responses, "
-                f"got {len(np.unique(points, axis=0))} distinct vectors"
-            )
-        learn = _kmeans_faiss if backend == "faiss" else _kmeans_sklearn
-        centroids = learn(points, k, n_iter, n_redo, seed + 2, max_points_per_centroid)
+        mean, components, explained = principal_components(vectors, pca_variance, normalize=normalize)
+        draw, learn = _LEARNERS[backend]
+        points = vectors
+        if max_points_per_centroid is not None and len(vectors) > k * max_points_per_centroid:
+            points = vectors[draw(len(vectors), k * max_points_per_centroid, seed + 2)]
+        points = _projected(points, mean, components, normalize)
+        if _distinct(points, k) < k:
+            found = _distinct(_projected(vectors, mean, components, normalize), k)
+            if found < k:
+                raise ValueError(
+                    f"k={k} clusters need at least {k} distinct responses, got {found} distinct vectors"
+                )
+        centroids = learn(points, k, n_iter, n_redo, seed + 2)
         clusters = cls(
             mean=mean,
             components=components,
@@ -212,10 +227,9 @@ class SemanticClusters(HubMixin):
                 "max_points_per_centroid": max_points_per_centroid,
             },
         )
-        labels, distances = clusters._nearest(points)
-        clusters.train_labels = labels
+        clusters.train_labels = clusters._labels(vectors)
         if texts is not None:
-            clusters._examples = _central(texts, labels, distances, k)
+            clusters._examples = _central(texts, clusters.train_labels, clusters._distances(vectors), k)
         return clusters
 
     @property
@@ -274,11 +288,13 @@ class SemanticClusters(HubMixin):
             TypeError: ``data`` is one string.
             ValueError: Texts without an encoder, or vectors that are not ``[n, d]`` or not finite.
         """
-        chunks = [
-            self._labels(_vectors(data[start : start + _CHUNK], self.encoder)[0])
-            for start in range(0, len(data), _CHUNK)
-        ]
-        return np.concatenate(chunks) if chunks else np.empty(0, np.int64)
+        labels = np.empty(len(data), np.int64)
+        for start in range(0, len(data), _CHUNK):
+            vectors = _vectors(data[start : start + _CHUNK], self.encoder)[0]
+            if vectors.shape[1] != self.dim:
+                raise ValueError(f"the clusters take vectors [n, {self.dim}], got {list(vectors.shape)}")
+            labels[start : start + _CHUNK] = self._labels(vectors)
+        return labels
 
     def histogram(self, labels: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Shares of the clusters among labels, empty clusters included: equation (1) of the specification.
@@ -312,24 +328,27 @@ class SemanticClusters(HubMixin):
         return self._examples[j][:n]
 
     def _labels(self, vectors: npt.NDArray[np.floating[Any]]) -> _Ints:
-        if vectors.shape[1] != self.dim:
-            raise ValueError(f"the clusters take vectors [n, {self.dim}], got {list(vectors.shape)}")
-        scaled = _unit(vectors) if self.normalize else vectors
-        points = np.concatenate(list(_projected(scaled, self.mean, self.components)))
-        return self._nearest(points)[0]
+        """The nearest centroid of each vector ``[n]``, without projecting them.
 
-    def _nearest(self, points: _Floats) -> tuple[_Ints, npt.NDArray[np.float64]]:
-        """Labels ``[n]`` of projected vectors and squared distances to their centroids ``[n]``."""
+        ``|P(x - mean) - c|^2`` is ``|c|^2 - 2 (x - mean) P'c`` and a part that is the same for every c. In
+        float64, so that a label depends on its vector alone.
+        """
         centroids = self.centroids.astype(np.float64)
-        norms = (centroids**2).sum(axis=1)
-        labels, distances = np.empty(len(points), np.int64), np.empty(len(points))
-        for start in range(0, len(points), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            chunk = points[part].astype(np.float64)
-            squared = norms - 2.0 * chunk @ centroids.T
-            labels[part] = squared.argmin(axis=1)
-            distances[part] = squared.min(axis=1) + (chunk**2).sum(axis=1)
-        return labels, distances
+        directions = self.components.astype(np.float64).T @ centroids.T
+        offsets = (centroids**2).sum(axis=1) + 2.0 * self.mean.astype(np.float64) @ directions
+        labels = np.empty(len(vectors), np.int64)
+        for rows, chunk in _chunks(vectors, self.normalize):
+            labels[rows] = (offsets - 2.0 * chunk.astype(np.float64) @ directions).argmin(axis=1)
+        return labels
+
+    def _distances(self, vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+        """Squared distances of the training vectors to their centroids ``[n]``."""
+        found = np.empty(len(vectors))
+        for start in range(0, len(vectors), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            points = _projected(vectors[rows], self.mean, self.components, self.normalize)
+            found[rows] = ((points - self.centroids[self.train_labels[rows]]) ** 2).sum(axis=1)
+        return found
 
     def _save(self, directory: Path) -> None:
         from safetensors.numpy import save
@@ -428,19 +447,34 @@ def _vectors(
     return vectors, texts
 
 
-def _unit(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)
+def _chunks(
+    vectors: npt.NDArray[np.floating[Any]], normalize: bool
+) -> Iterator[tuple[slice, npt.NDArray[np.floating[Any]]]]:
+    """Some rows after the others, scaled to length 1 if wanted, in float32 at least."""
+    for start in range(0, len(vectors), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        chunk = vectors[rows].astype(np.result_type(vectors, np.float32), copy=False)
+        if normalize:
+            norms = np.linalg.norm(chunk, axis=1, keepdims=True)
+            chunk = chunk / np.where(norms > 0, norms, 1)
+        yield rows, chunk
 
 
 def _projected(
-    vectors: npt.NDArray[np.floating[Any]], mean: _Floats, components: _Floats
-) -> Iterator[_Floats]:
-    """Coordinates on the components in chunks; in float64, so that a label depends on its vector alone."""
-    rows = components.astype(np.float64)
-    for start in range(0, len(vectors), _CHUNK):
-        points = (vectors[start : start + _CHUNK] - mean.astype(np.float64)) @ rows.T
-        yield points.astype(np.float32)
+    vectors: npt.NDArray[np.floating[Any]], mean: _Floats, components: _Floats, normalize: bool
+) -> _Floats:
+    """Coordinates on the components, ``[n, m]``."""
+    columns = components.astype(np.float64).T
+    points = np.empty((len(vectors), len(components)), np.float32)
+    for rows, chunk in _chunks(vectors, normalize):
+        points[rows] = (chunk - mean.astype(np.float64)) @ columns
+    return points
+
+
+def _distinct(points: _Floats, enough: int) -> int:
+    """How many points are different, or at least ``enough``."""
+    found = len(np.unique(points[:, 0]))
+    return found if found >= enough else len(np.unique(points, axis=0))
 
 
 def _central(
@@ -454,9 +488,49 @@ def _central(
     return [list(kept) for kept in found]
 
 
-def _kmeans_faiss(
-    points: _Floats, k: int, n_iter: int, n_redo: int, seed: int, max_points: int | None
-) -> _Floats:
+def _draw_faiss(n: int, size: int, seed: int) -> _Ints:
+    """The rows that FAISS itself learns from where there are too many."""
+    import faiss
+
+    order = np.empty(n, np.int32)
+    faiss.rand_perm(faiss.swig_ptr(order), n, seed)
+    return order[:size].astype(np.int64)
+
+
+def _draw_sklearn(n: int, size: int, seed: int) -> _Ints:
+    return np.sort(np.random.default_rng(seed).choice(n, size=size, replace=False))
+
+
+def _kmeans_faiss(points: _Floats, k: int, n_iter: int, n_redo: int, seed: int) -> _Floats:
+    if len(points) > k * _MANY:
+        return _kmeans_of_many(points, k, n_iter, n_redo, seed)
+    return _faiss_runs(points, k, n_iter, seed, n_redo=n_redo)[1]
+
+
+def _kmeans_of_many(points: _Floats, k: int, n_iter: int, n_redo: int, seed: int) -> _Floats:
+    """K-means that begins on samples, as Bradley and Fayyad (1998) do, since whole runs cost n.
+
+    Each run starts from the best of as many on a sample. After a few steps on all points it shows which one
+    leads; that one is taken to its end.
+    """
+    from sklearn.cluster import kmeans_plusplus
+
+    draw = np.random.default_rng(seed)
+    runs = []
+    for _ in range(n_redo):
+        sample = points[_draw_sklearn(len(points), k * _SAMPLE, int(draw.integers(2**31)))]
+        starts = (
+            kmeans_plusplus(sample, k, random_state=int(draw.integers(2**31)))[0] for _ in range(n_redo)
+        )
+        best = min((_faiss_runs(sample, k, n_iter, seed, start=start) for start in starts), key=itemgetter(0))
+        runs.append(_faiss_runs(points, k, min(n_iter, _PROBE), seed, start=best[1]))
+    return _faiss_runs(points, k, n_iter, seed, start=min(runs, key=itemgetter(0))[1])[1]
+
+
+def _faiss_runs(
+    points: _Floats, k: int, n_iter: int, seed: int, *, n_redo: int = 1, start: _Floats | None = None
+) -> tuple[float, _Floats]:
+    """The sum of squared distances that the best run ends with, and its centroids."""
     import faiss
 
     kmeans = faiss.Kmeans(
@@ -465,20 +539,18 @@ def _kmeans_faiss(
         niter=n_iter,
         nredo=n_redo,
         seed=seed,
-        max_points_per_centroid=max_points or len(points),
+        max_points_per_centroid=len(points),
         min_points_per_centroid=1,  # otherwise FAISS complains on standard error about small sets
     )
-    kmeans.train(points)
-    return np.asarray(kmeans.centroids, dtype=np.float32)
+    objective = kmeans.train(points, init_centroids=start)
+    return float(objective), np.asarray(kmeans.centroids, dtype=np.float32)
 
 
-def _kmeans_sklearn(
-    points: _Floats, k: int, n_iter: int, n_redo: int, seed: int, max_points: int | None
-) -> _Floats:
+def _kmeans_sklearn(points: _Floats, k: int, n_iter: int, n_redo: int, seed: int) -> _Floats:
     from sklearn.cluster import KMeans
 
-    if max_points is not None and len(points) > k * max_points:
-        rows = np.random.default_rng(seed).choice(len(points), size=k * max_points, replace=False)
-        points = points[np.sort(rows)]
     kmeans = KMeans(n_clusters=k, n_init=n_redo, max_iter=n_iter, random_state=seed).fit(points)
     return np.asarray(kmeans.cluster_centers_, dtype=np.float32)
+
+
+_LEARNERS = {"faiss": (_draw_faiss, _kmeans_faiss), "sklearn": (_draw_sklearn, _kmeans_sklearn)}

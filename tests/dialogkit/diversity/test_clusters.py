@@ -147,6 +147,24 @@ def test_faiss_settings_are_those_of_the_specification() -> None:
     assert not np.allclose(every.centroids, clusters.centroids, atol=1e-4)
 
 
+def test_learning_from_many_vectors_is_as_good_as_whole_runs() -> None:
+    from sklearn.cluster import KMeans
+
+    vectors = cloud(5000, 6)
+    plain: dict[str, Any] = {"k": 4, "normalize": False, "pca_variance": 1.0}  # 4 * 1024 < 5000
+
+    def inertia(**arguments: Any) -> float:
+        clusters = SemanticClusters.fit(vectors, **plain, **arguments)
+        points = (vectors - clusters.mean) @ clusters.components.T
+        return float(((points - clusters.centroids[clusters.train_labels]) ** 2).sum())
+
+    every = inertia(max_points_per_centroid=None)
+    best = KMeans(4, n_init=10, random_state=0).fit(vectors).inertia_
+    assert 0.999 * best < every < 1.02 * best
+    assert every < inertia(max_points_per_centroid=10)
+    assert every == inertia(max_points_per_centroid=None)
+
+
 def test_examples_are_distinct_central_and_few() -> None:
     texts = ["aaaa", "aaaa", "aaab", "cccc", "ccce", "cccc"]
     clusters = SemanticClusters.fit(texts, ByLetters(), k=2)
