@@ -303,6 +303,10 @@ def evaluate(
     ] = None,
     pgd_steps: Annotated[int, typer.Option("--pgd-steps", min=1, help="Steps of PGD and CW.")] = 50,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Queries of Square, on images.")] = 5000,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", help="Word maps and deletion curves by this attribution method."),
+    ] = None,
     query_budget: BudgetOption = None,
     lock_step: LockStepOption = 64,
     revision: RevisionOption = None,
@@ -327,8 +331,10 @@ def evaluate(
         if holds_images(data):
             if ball is None or isinstance(ball, EmbeddingBall):
                 raise ValueError(f"{data} holds images; give --threat linf:RADIUS, l2:RADIUS or l1:RADIUS")
-            if attacks or logs or detectors:
-                raise ValueError(f"{data} holds images; --attacks, --log and --detectors are for texts")
+            if attacks or logs or detectors or explain:
+                raise ValueError(
+                    f"{data} holds images; --attacks, --log, --detectors and --explain are for texts"
+                )
             images = read_labelled_images(data, pictures := _images(model, revision, device))
             shown = evaluate_images(
                 pictures,
@@ -351,6 +357,7 @@ def evaluate(
             n_boot=n_boot,
             query_budget=query_budget,
             lock_step=lock_step,
+            explain=explain,
         )
         if train is not None:
             _require(train)
@@ -365,8 +372,10 @@ def evaluate(
             if not equals:
                 raise ValueError(f"--log is {item!r}; expected NAME=FILE")
             runs[name] = AttackLog.read_csv(path_of_log, name=name, broken="skip")
-        if not runs and (ball is None or detectors):
-            raise ValueError("nothing to evaluate: give --attacks or --log, or --threat without --detectors")
+        if not runs and ((ball is None and explain is None) or detectors):
+            raise ValueError(
+                "nothing to evaluate: give --attacks or --log, or --threat or --explain without --detectors"
+            )
         meter = found.sentence_encoder if similarity else None
         classifier = _classifier(model, revision, device)
         wanted = _names(detectors)

@@ -35,6 +35,8 @@ __all__ = [
     "Part",
     "Report",
     "Section",
+    "ShadedText",
+    "Shades",
     "Table",
 ]
 
@@ -240,14 +242,51 @@ class Examples:
     marks: bool = True
 
 
-Part: TypeAlias = str | Table | Bars | Figure | Examples
+@dataclass(frozen=True)
+class ShadedText:
+    """A text whose words carry numbers, such as an attribution map.
+
+    Attributes:
+        name: What it is, in a few words.
+        pieces: The text in pieces, each with a shade from -1 to 1; 0 for none.
+
+    Raises:
+        ValueError: A shade is outside [-1, 1].
+    """
+
+    name: str
+    pieces: tuple[tuple[str, float], ...]
+
+    def __post_init__(self) -> None:
+        for piece, shade in self.pieces:
+            if not -1 <= shade <= 1:
+                raise ValueError(f"the shade of {piece!r} is {shade}; expected -1 to 1")
+
+
+@dataclass(frozen=True)
+class Shades:
+    """Texts in groups, their words shaded: orange for positive numbers, blue for negative ones.
+
+    Attributes:
+        title: Their title.
+        groups: A caption, and the texts that belong together.
+        note: What a reader must know, such as what the shades stand for.
+    """
+
+    title: str
+    groups: tuple[tuple[str, tuple[ShadedText, ...]], ...]
+    note: str = ""
+
+
+Part: TypeAlias = str | Table | Bars | Figure | Examples | Shades
 """Text is a paragraph."""
 
-_KINDS: Mapping[str, type[Table | Bars | Figure | Examples]] = {
+_KINDS: Mapping[str, type[Table | Bars | Figure | Examples | Shades]] = {
     "table": Table,
     "bars": Bars,
     "figure": Figure,
     "examples": Examples,
+    "shades": Shades,
 }
 
 
@@ -502,6 +541,20 @@ def _part_to_json(part: Part) -> dict[str, Any]:
                 }
                 for example in part.examples
             ]
+        case Shades():
+            data["groups"] = [
+                {
+                    "caption": clean_text(caption),
+                    "texts": [
+                        {
+                            "name": clean_text(text.name),
+                            "pieces": [[clean_text(piece), shade] for piece, shade in text.pieces],
+                        }
+                        for text in texts
+                    ],
+                }
+                for caption, texts in part.groups
+            ]
         case Bars():
             data["zero"] = clean_text(part.zero)
             data["series"] = [clean_text(name) for name in part.series]
@@ -528,6 +581,17 @@ def _part_from_json(data: dict[str, Any]) -> Part:
         values["examples"] = tuple(
             Example(one["caption"], tuple((name, text) for name, text in one["texts"]))
             for one in values["examples"]
+        )
+    if kind == "shades":
+        values["groups"] = tuple(
+            (
+                one["caption"],
+                tuple(
+                    ShadedText(text["name"], tuple((piece, float(shade)) for piece, shade in text["pieces"]))
+                    for text in one["texts"]
+                ),
+            )
+            for one in values["groups"]
         )
     if kind == "bars":
         values["series"] = tuple(values["series"])
@@ -557,6 +621,11 @@ def _markdown_part(part: Part) -> list[str]:
                 show = _markdown_marked if part.marks else markdown_line
                 lines += [f"    - {markdown_line(name)}: {show(text)}" for name, text in example.texts]
             lines.append("")
+        case Shades():
+            for caption, texts in part.groups:
+                lines.append(f"- {markdown_line(caption)}")
+                lines += [f"    - {markdown_line(text.name)}: {_markdown_shaded(text)}" for text in texts]
+            lines.append("")
         case Bars():
             lines += _markdown_table(part.table.columns, part.table.rows)
     return [*lines, *([markdown_paragraphs(part.note), ""] if part.note else [])]
@@ -578,6 +647,14 @@ def _markdown_marked(text: str) -> str:
     # White space inside bold marks would end them.
     text = _MARKED.sub(lambda found: f"{_OPEN}{found[1].strip()}{_CLOSE}", text)
     return markdown_line(text).replace(_OPEN, "**").replace(_CLOSE, "**")
+
+
+def _markdown_shaded(text: ShadedText) -> str:
+    """The text with the words of at least half the full shade in bold."""
+    pieces = [
+        (piece.replace("[[", "[").replace("]]", "]"), abs(shade) >= 0.5) for piece, shade in text.pieces
+    ]
+    return _markdown_marked("".join(f"[[{piece}]]" if strong else piece for piece, strong in pieces))
 
 
 def _visible(text: str) -> str:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustkit.evaluation.explanations import explanation_section as explanation_section
     from robustkit.evaluation.figures import curves_figure as curves_figure
     from robustkit.evaluation.gradients import GradientConfig as GradientConfig
     from robustkit.evaluation.gradients import evaluate_images as evaluate_images
@@ -37,6 +38,7 @@ _HOME = {
     "curves_figure": "robustkit.evaluation.figures",
     "evaluate_images": "robustkit.evaluation.gradients",
     "evaluate_robustness": "robustkit.evaluation.robustness",
+    "explanation_section": "robustkit.evaluation.explanations",
     "gradient_section": "robustkit.evaluation.gradients",
     "parse_threat": "robustkit.evaluation.threats",
     "read_labelled_images": "robustkit.evaluation.images",
@@ -56,6 +58,7 @@ __all__ = [
     "curves_figure",
     "evaluate_images",
     "evaluate_robustness",
+    "explanation_section",
     "gradient_section",
     "parse_threat",
     "read_labelled_images",

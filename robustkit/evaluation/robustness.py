@@ -57,6 +57,8 @@ class EvaluationConfig:
         examples: Example pairs shown for each attack.
         lock_step: Texts attacked at the same time.
         query_budget: Texts that an attack may show the classifier for one example; None for any number.
+        explain: Attribution method whose word maps and deletion curves the report shows, a name of
+            `robustkit.interpret.METHODS`; None for none.
     """
 
     scenarios: tuple[Scenario, ...] = ("s1", "s2")
@@ -68,6 +70,7 @@ class EvaluationConfig:
     examples: int = 5
     lock_step: int = 64
     query_budget: int | None = None
+    explain: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("scenarios", "seeds"):
@@ -134,6 +137,11 @@ def evaluate_robustness(
     config = config or EvaluationConfig()
     detectors = dict(detectors or {})
     _check(classifier, data, attacks, detectors, train, config)
+    if config.explain is not None:
+        from robustkit.interpret.explaining import explain
+
+        # A method that does not suit the classifier is found before hours of attacks.
+        explain(classifier, [next((text for text, _ in data if text.strip()), "")], config.explain)
     logs = {
         name: attack
         if isinstance(attack, AttackLog)
@@ -164,6 +172,15 @@ def evaluate_robustness(
             detection_section(classifier, logs, detectors, train=train, dataset=dataset, config=config)
         )
     sections.append(example_section(logs, classifier.labels, config.examples, seed=config.seeds[0]))
+    if config.explain is not None:
+        from robustkit.evaluation.explanations import explanation_section
+
+        sections.append(
+            explanation_section(
+                classifier, data, logs, config.explain, examples=config.examples, n_boot=config.n_boot,
+                seed=config.seeds[0],
+            )
+        )  # fmt: skip
     return RobustnessReport(
         f"Robustness of {classifier.name}",
         tuple(section for section in sections if section.parts),

@@ -17,6 +17,7 @@ from torch import Tensor
 from trainkit.hub import write_bytes
 
 from .attribution import Attribution, Reduce
+from .tokens import pieces
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -332,19 +333,10 @@ def _line(
     shown = f"{method}{attribution.label(row)}: {float(attribution.output[row]):.3f}{gap}{unsigned}"
     lines = []
     for number, side in enumerate(sides):
-        parts, end = [], 0
-        for word, (_, score) in zip(words, scores, strict=True):
-            if word.side != number:
-                continue
-            if word.start is None:
-                parts.append(" ")
-            else:
-                parts.append(escape(side[end : word.start]))
-                end = word.start + len(word.text)
-            parts.append(_span(word.text, score, most))
-        known = all(word.start is not None for word in words)
-        parts.append(f'<span class="frame">{escape(side[end:])}</span>' if known else "")
-        lines.append(f"<p>{''.join(parts)}</p>")
+        own = [(word, score) for word, (_, score) in zip(words, scores, strict=True) if word.side == number]
+        *parts, (rest, _) = pieces(side, [word for word, _ in own], [score for _, score in own])
+        shades = [escape(piece) if score is None else _span(piece, score, most) for piece, score in parts]
+        lines.append(f'<p>{"".join(shades)}<span class="frame">{escape(rest)}</span></p>')
     return f'<p class="note">{escape(shown)}</p>{"".join(lines)}'
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustkit.classifiers.features import Text
 from robustkit.classifiers.text import TextClassifier
 
-__all__ = ["TokenizedTexts", "Word", "tokenized"]
+__all__ = ["TokenizedTexts", "Word", "pieces", "tokenized"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,27 @@ class TokenizedTexts:
         return TokenizedTexts(
             self.texts[rows], self.tokens[rows], self.mask[rows], self.special[rows], self.words[rows]
         )
+
+
+def pieces(text: str, words: Sequence[Word], scores: Sequence[float]) -> list[tuple[str, float | None]]:
+    """A text in its words with their numbers, and what stands between and after them with None.
+
+    Args:
+        text: One text, or one side of a pair.
+        words: Its words, in order.
+        scores: A number for each.
+    """
+    found: list[tuple[str, float | None]] = []
+    end = 0
+    for word, score in zip(words, scores, strict=True):
+        if word.start is None:
+            found.append((" ", None))
+        else:
+            found.append((text[end : word.start], None))
+            end = word.start + len(word.text)
+        found.append((word.text, score))
+    known = all(word.start is not None for word in words)
+    return [*found, (text[end:] if known else "", None)]
 
 
 def tokenized(

@@ -14,7 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainkit.report import Bar, Bars, Estimate, Example, Examples, Figure, Report, Section, Table
+from trainkit.report import (
+    Bar,
+    Bars,
+    Estimate,
+    Example,
+    Examples,
+    Figure,
+    Report,
+    Section,
+    ShadedText,
+    Shades,
+    Table,
+)
 
 EVIL = "<script>alert(1)</script>\"'&|`*_[x](javascript:alert(2))\n# {{ 7 * 7 }} <!-- -->"
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0"/></svg>'
@@ -47,7 +59,8 @@ def full_report(word: str = EVIL) -> Report:
     figure = Figure(word, SVG, word)
     bars = Bars(word, (word, word, word), (Bar(word, word, (0.5, 0.0, math.nan)),), word, word)
     pair = Example(word, ((word, f"{word} [[{word}]]"), (word, word)))
-    parts = (word, table, bars, figure, Examples(word, (pair,), word))
+    shades = Shades(word, ((word, (ShadedText(word, ((word, 0.5), (word, 0.0))),)),), word)
+    parts = (word, table, bars, figure, Examples(word, (pair,), word), shades)
     return Report(word, (Section("one", word, parts), Section("two", word, (word,))), {word: word})
 
 
@@ -224,6 +237,25 @@ def test_changed_words_are_marked() -> None:
     assert "<bdi>a <mark>fine</mark> film</bdi>" in source
     assert "<bdi>a <mark>decent one</mark> film [single]</bdi>" in source
     assert "a **fine** film" in report.to_markdown()
+
+
+def test_words_are_shaded_by_their_numbers(tmp_path: Path) -> None:
+    text = ShadedText("map", (("a ", 0.0), ("fine", 1.0), (" [[, ", -0.25), ("dull", -0.5)))
+    report = Report("R", (Section("s", "S", (Shades("Maps", (("first", (text,)),), "note"),)),))
+    shades = [
+        attributes for tag, attributes in Page(report.to_html()).tags if attributes.get("class") == "shade"
+    ]
+    assert [one["title"] for one in shades] == ["+1.00", "-0.25", "-0.50"]
+    assert [one["style"] for one in shades] == [
+        "background: rgba(226, 113, 29, 0.600)",
+        "background: rgba(47, 129, 193, 0.150)",
+        "background: rgba(47, 129, 193, 0.300)",
+    ]
+    assert "map: a **fine** \\[, **dull**" in report.to_markdown()
+    report.write(tmp_path)
+    assert Report.read(tmp_path) == report
+    with pytest.raises(ValueError, match=r"shade of 'x' is 1.5"):
+        ShadedText("map", (("x", 1.5),))
 
 
 def test_brackets_of_texts_from_outside_mark_nothing(tmp_path: Path) -> None:
