@@ -78,7 +78,8 @@ def read_character(path: str | Path, *, name: str | None = None) -> Character:
         try:
             character = _of_lines(data, name or path.stem) if kind == ".txt" else _of_json(data)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            misnamed = "no PNG picture, and as JSON: " if kind == ".png" and not is_png(data) else ""
+            raise ValueError(f"{path}: {misnamed}{error}") from error
     if len(character.utterances) > MAX_UTTERANCES:
         raise ValueError(
             f"{path}: {len(character.utterances):,} utterances, more than the {MAX_UTTERANCES:,} allowed"

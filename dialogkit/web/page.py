@@ -48,8 +48,13 @@ _ICON = (
     '<path fill="#14b8a6" d="M2 2h12v9H7l-3 3v-3H2z"/></svg>'
 )
 
-# On a phone the panel stands below the window's edge.
-_SHOW_WHY = """() => document.getElementById("dk-why").scrollIntoView({behavior: "smooth"})"""
+# On a phone the panel stands below the window's edge, and grows a moment after it was opened.
+_SHOW_WHY = """() => {
+  const panel = document.getElementById("dk-why");
+  const grown = new ResizeObserver(() => panel.scrollIntoView({behavior: "smooth"}));
+  grown.observe(panel);
+  setTimeout(() => grown.disconnect(), 2000);
+}"""
 
 SECONDS_KEPT = 3600
 """How long a conversation is kept after its page was closed."""

@@ -45,6 +45,7 @@ def test_a_name_says_whose_lines_are_meant(tmp_path: Path) -> None:
     [
         ("a.json", b"{", "not JSON"),
         ("a.png", b"\x89PNG\r\n\x1a\n", ""),
+        ("a.png", b"no picture", "no PNG picture"),
         ("a.tsv", b"Tom\tSoup.\nAnn\tTea.\n", "2 names"),
         ("a.txt", b"\xff", "not UTF-8"),
         ("a.json", json.dumps({"name": "Tom", "utterances": []}).encode(), "says nothing"),
