@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .paths import IntegratedGradients as IntegratedGradients
     from .pictures import heatmap_grid as heatmap_grid
     from .pictures import html_grid as html_grid
+    from .pipelines import Answered as Answered
+    from .pipelines import ExplainedPipeline as ExplainedPipeline
+    from .pipelines import attribution_callback as attribution_callback
     from .regions import XRAI as XRAI
     from .retraining import RetrainingResult as RetrainingResult
     from .retraining import degraded as degraded
@@ -36,9 +39,11 @@ if TYPE_CHECKING:
 _HOME = {
     "METHODS": "explaining",
     "XRAI": "regions",
+    "Answered": "pipelines",
     "Attribution": "attribution",
     "AutoencoderDistance": "manifold",
     "Deconvolution": "backprop",
+    "ExplainedPipeline": "pipelines",
     "Gradient": "backprop",
     "GuidedBackprop": "backprop",
     "IntegratedGradients": "paths",
@@ -47,6 +52,7 @@ _HOME = {
     "RectGrad": "backprop",
     "RetrainingResult": "retraining",
     "SmoothGrad": "noise",
+    "attribution_callback": "pipelines",
     "completeness": "measures",
     "degraded": "retraining",
     "explain": "explaining",
@@ -64,9 +70,11 @@ _HOME = {
 __all__ = [
     "METHODS",
     "XRAI",
+    "Answered",
     "Attribution",
     "AutoencoderDistance",
     "Deconvolution",
+    "ExplainedPipeline",
     "Gradient",
     "GuidedBackprop",
     "IntegratedGradients",
@@ -75,6 +83,7 @@ __all__ = [
     "RectGrad",
     "RetrainingResult",
     "SmoothGrad",
+    "attribution_callback",
     "completeness",
     "degraded",
     "explain",
