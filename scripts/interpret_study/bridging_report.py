@@ -93,32 +93,43 @@ def _accuracy_table(study: Study, groups: Mapping[str, Any]) -> str:
 def distance_table(groups: Mapping[str, Any]) -> str:
     """Median distance of each network's attacked images, where clean images go from 0 to 1.
 
+    "Nearer" is how much less the distance is than that of the first, standard network of the same seed.
+
     Args:
         groups: What `bridging.moved_distances` gives, by group.
     """
-    medians: dict[str, list[dict[str, float]]] = {}
-    for found in groups.values():
-        names = dict.fromkeys(name for own in found["distances"].values() for name in own)
-        for name in names:
-            # Clean images are the same for all networks: one row, of trained networks' autoencoders.
-            if name == "clean" and GIVEN in groups and found is groups[GIVEN] and len(groups) > 1:
-                continue
-            row = {
-                measure: normalised(torch.tensor(own[name]), torch.tensor(own["clean"])).median().item()
-                for measure, own in found["distances"].items()
+    found: dict[str, list[dict[str, float]]] = {}
+    for group, own in groups.items():
+        medians = {
+            measure: {
+                name: normalised(torch.tensor(values), torch.tensor(distances["clean"])).median().item()
+                for name, values in distances.items()
             }
+            for measure, distances in own["distances"].items()
+        }
+        standard = next(iter(own["counted"]))
+        for name in next(iter(medians.values())):
+            # Networks of others share the first seed's autoencoder: its clean images are there already.
+            if name == "clean" and group == GIVEN and len(groups) > 1:
+                continue
+            row = {measure: median[name] for measure, median in medians.items()}
             if name != "clean":
-                row |= {"counted": float(found["counted"][name]), "moved": found["moved"][name]}
-            medians.setdefault(name, []).append(row)
+                row |= {"counted": own["counted"][name], "moved": own["moved"][name]}
+            if name not in ("clean", standard):
+                row |= {f"nearer {key}": median[standard] - median[name] for key, median in medians.items()}
+            found.setdefault(name, []).append(row)
+    columns = {
+        "autoencoder": ".3f", "nearer autoencoder": "+.3f", "neighbours": ".3f", "nearer neighbours": "+.3f",
+        "counted": ".0f", "moved": ".2f",
+    }  # fmt: skip
     rows = []
-    for name, own in medians.items():
-        cells = [spread([one[measure] for one in own]) for measure in ("autoencoder", "neighbours")]
-        moved = [
-            "" if name == "clean" else f"{fmean(one[column] for one in own):.{digits}f}"
-            for column, digits in (("counted", 0), ("moved", 2))
+    for name, own in found.items():
+        cells = [
+            "" if key not in own[0] else spread([one[key] for one in own], form)
+            for key, form in columns.items()
         ]
-        rows.append([name, str(len(own)), *cells, *moved])
-    heads = ["attacked network", "n", "autoencoder", "5 neighbours", "images", "mean step"]
+        rows.append([name, str(len(own)), *cells])
+    heads = ["attacked network", "n", "autoencoder", "nearer", "5 neighbours", "nearer", "images", "step"]
     return _table(heads, rows)
 
 

@@ -148,6 +148,22 @@ def test_only_images_that_change_the_standard_networks_prediction_count() -> Non
     assert found["distances"]["mean"]["clean"] == pytest.approx([0.5, 0.1])
 
 
+def test_distances_are_on_the_scale_of_clean_images_and_paired() -> None:
+    def group(shift: float) -> dict[str, object]:
+        own = {"clean": [1.0, 2.0, 5.0], "standard": [5.0 + shift] * 3, "L2 0.5": [3.0] * 3}
+        return {
+            "distances": {"autoencoder": own, "neighbours": own},
+            "counted": {"standard": 3, "L2 0.5": 3}, "moved": {"standard": 1.0, "L2 0.5": 0.5},
+        }  # fmt: skip
+
+    lines = bridging_report.distance_table({"seed-0": group(0.0), "seed-1": group(0.4)}).splitlines()
+    clean, standard, robust = (line.split(" | ") for line in lines[2:])
+    # By hand: a distance d is (d - 1) / 4.
+    assert clean[:3] == ["| clean", "2", "0.250 ± 0.000"]
+    assert standard[2:4] == ["1.050 ± 0.071", ""]
+    assert robust[2:4] == ["0.500 ± 0.000", "+0.550 ± 0.071"] and robust[-1] == "0.50 ± 0.00 |"
+
+
 def rows(group: str, repeat: int, scores: dict[str, float]) -> list[dict[str, object]]:
     known = {"standard": ("", 0.0, 0.9), "L2 0.5": ("L2", 0.5, 0.8), "L2 1": ("L2", 1.0, 0.7)}
     return [
@@ -161,7 +177,7 @@ def test_a_series_compares_the_strongest_with_the_standard_network_of_its_seed()
     found = series(
         [
             *rows("seed-0", 0, {"standard": 0.1, "L2 0.5": 0.2, "L2 1": 0.3}),
-            *rows("seed-0", 0, {"standard": 0.3, "L2 0.5": 0.4, "L2 1": 0.7}),
+            *rows("seed-1", 0, {"standard": 0.3, "L2 0.5": 0.4, "L2 1": 0.7}),
         ]
     )
     (one,) = found
