@@ -97,7 +97,6 @@ def test_h5_maps_of_texts_in_bfloat16(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_h5_every_familys_map_is_the_same_in_bfloat16(family: str) -> None:
-    # Weights of 0.3 and more would let bfloat16's rounding of the hidden states choose the map.
     wide, narrow = classifier(family, spread=0.1), classifier(family, spread=0.1)
     narrow.model.bfloat16()
     for method in (Gradient(), IntegratedGradients(steps=4)):
