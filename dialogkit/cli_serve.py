@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ from trainkit.terminal import plain_errors, quiet
 
 if TYPE_CHECKING:
     from dialogkit.chat import Chatbot
+    from dialogkit.generation import LanguageModel
 
 __all__ = ["serve"]
 
@@ -37,6 +39,15 @@ def serve(
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Folder or Hub id of the characters' language model."),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            metavar="URL",
+            help="OpenAI-compatible server that runs --model, such as http://localhost:8001/v1. "
+            "Its key is read from OPENAI_API_KEY.",
+        ),
     ] = None,
     matcher: Annotated[
         Literal["dynamic", "static", "random", "gold"],
@@ -103,7 +114,8 @@ def serve(
 
             load_gradio()
         quiet()
-        app = create_app(_bots(character or [], bot or [], model, matcher, retriever, contexts), settings)
+        bots = _bots(character or [], bot or [], model, endpoint, matcher, retriever, contexts)
+        app = create_app(bots, settings)
         if web:
             mount_chat(app)
         run_app(app, host=host, port=port, drain_seconds=drain)
@@ -113,6 +125,7 @@ def _bots(
     characters: Sequence[str],
     others: Sequence[str],
     model: str | None,
+    endpoint: str | None,
     matcher: Literal["dynamic", "static", "random", "gold"],
     retriever: str | None,
     contexts: Path | None,
@@ -122,9 +135,10 @@ def _bots(
 
     from dialogkit import embedded
     from dialogkit.bots import GeneratorChatbot, find_character, load_bot, named_bots
-    from dialogkit.generation.local import TransformersLM
     from dialogkit.pdp import PDPChatbot, PDPConfig, embedded_config
 
+    if endpoint is not None and model is None:
+        raise ValueError("--endpoint needs --model, the name of the model to ask the server for")
     everything = not characters and not others
     found = [find_character(name) for name in (embedded.character_names() if everything else characters)]
     # Names are checked before models are loaded.
@@ -135,11 +149,21 @@ def _bots(
         raise ValueError(f"two of the chatbots have the same name, of {', '.join(names)}")
     bots: dict[str, Chatbot] = {}
     if found:
-        # The turns of a conversation begin alike, and so do those of one character.
-        lm = TransformersLM.from_pretrained(model or embedded.lm_path(), kept_bytes=None)
+        lm = _language_model(model, endpoint)
         config = replace(PDPConfig() if model else embedded_config(), matcher=matcher)
         first = PDPChatbot(lm, found[0], retriever=retriever, pool=contexts, config=config)
         rest = [PDPChatbot(lm, one, matcher=first.matcher, config=config) for one in found[1:]]
         bots |= {one.id: bot for one, bot in zip(found, (first, *rest), strict=True)}
         bots |= {name: GeneratorChatbot(lm) for name in plain}
     return bots | {name: load_bot(what) for name, what in named.items()}
+
+
+def _language_model(model: str | None, endpoint: str | None) -> LanguageModel:
+    """The characters' language model."""
+    from dialogkit import embedded
+    from dialogkit.generation import EndpointLM, TransformersLM
+
+    if endpoint is not None and model is not None:
+        return EndpointLM(endpoint, model, api_key=os.environ.get("OPENAI_API_KEY"))
+    # The turns of a conversation begin alike, and so do those of one character.
+    return TransformersLM.from_pretrained(model or embedded.lm_path(), kept_bytes=None)

@@ -16,6 +16,7 @@ pytest.importorskip("fastapi")
 
 from dialogkit import cli_serve
 from dialogkit.cli import app as command
+from dialogkit.generation import EndpointLM
 from dialogkit.serving import ServerSettings, check_address, create_app, run_app
 from dialogkit.serving.metrics import Metrics
 from tests.dialogkit.serving.helpers import Running, Scripted, until
@@ -131,17 +132,29 @@ def test_the_command_takes_the_key_from_the_environment(monkeypatch: pytest.Monk
 def test_characters_share_one_model_and_one_matcher(tmp_path: Path) -> None:
     tom = tmp_path / "tom.json"
     tom.write_text('{"name": "Old Tom", "utterances": ["I live in a barrel.", "Soup, always soup."]}')
-    bots = cli_serve._bots(["captain", str(tom)], ["lm=lm:embedded"], None, "static", "embedded", None)
+    bots = cli_serve._bots(["captain", str(tom)], ["lm=lm:embedded"], None, None, "static", "embedded", None)
     captain, other = bots["captain"], bots["old-tom"]
     assert list(bots) == ["captain", "old-tom", "lm"]
     assert captain.model is other.model and captain.matcher is other.matcher
     assert other.config.matcher == "static" and other.config.max_dialogs == 8
+    captain.reply("Hello.")
+    assert captain.model.kept_prompts[0] == 1, "what conversations begin with is read once"
     assert other.name == "Old Tom"
 
 
 def test_two_chatbots_of_a_name_are_refused() -> None:
     with pytest.raises(ValueError, match="the same name"):
-        cli_serve._bots(["captain"], ["captain=lm:embedded"], None, "dynamic", None, None)
+        cli_serve._bots(["captain"], ["captain=lm:embedded"], None, None, "dynamic", None, None)
+
+
+def test_characters_can_be_played_by_a_model_behind_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "http://127.0.0.1:9/v1"
+    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
+    bots = cli_serve._bots(["captain"], [], "some/model", url, "dynamic", "embedded", None)
+    model = bots["captain"].model
+    assert isinstance(model, EndpointLM) and (model.name, model.base_url) == ("some/model", url)
+    code, output, ran = serve(monkeypatch, "--endpoint", url)
+    assert code == 2 and "--endpoint needs --model" in output and not ran
 
 
 # Metrics ----------------------------------------------------------------------------------------------------
