@@ -20,6 +20,7 @@ from robustkit.detection import TextDetector
 from robustkit.evaluation import RobustnessReport
 from robustkit.evaluation.inputs import DETECTORS, RECIPES
 from tests.robustkit.tiny import SYNONYMS, toy_sentiment, trained_bert
+from trainkit.report import Shades
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("bad", "good")
@@ -337,6 +338,28 @@ def test_evaluate_writes_the_report_and_the_script_is_the_same(
     assert again.section("attacks").table("Accuracy under attack").rows[0] == under_attack.rows[0]
 
 
+def test_evaluate_explains_without_an_attack_and_with_a_log(files: Files, log: str, tmp_path: Path) -> None:
+    start = [
+        "evaluate",
+        "--model",
+        files.model,
+        "--data",
+        files.test_jsonl,
+        "--n-boot",
+        "0",
+        "--sample",
+        "12",
+        "--explain",
+    ]
+    for extra, maps in (([], "Word maps"), (["--log", f"given={log}"], "Word maps: given")):
+        out = tmp_path / maps
+        assert call(*start, "gradient_times_input", "--out", str(out), *extra).exit_code == 0
+        section = RobustnessReport.read(out).section("explanations")
+        assert section.table("Deletion").rows[0][1] == 12
+        assert [part.title for part in section.parts if isinstance(part, Shades)] == [maps]
+        assert 'class="shade"' in (out / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -347,6 +370,7 @@ def test_evaluate_writes_the_report_and_the_script_is_the_same(
         (["--attacks", "deepwordbug", "--detectors", "rde"], "train is empty"),
         (["--attacks", "deepwordbug", "--detectors", "rede"], "no detector 'rede'"),
         (["--attacks", "deepwordbug", "--fpr", "0"], "fpr is 0.0"),
+        (["--attacks", "deepwordbug", "--explain", "wild"], "method is 'wild'"),
         (["--attacks", "deepwordbug", "--train", "{folder}/none.jsonl"], "no file"),
     ],
 )
