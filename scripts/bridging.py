@@ -3,11 +3,12 @@
 
 Stages, in order: ``train`` (small networks on clean and on attacked images), ``gradients`` (pictures),
 ``manifold`` (how far from the data images go along each network's loss gradient), ``roar`` (ROAR and KAR,
-the long one), ``tradeoff`` (accuracy against scores, with map and norm of training as axes), ``report``
-(tables and figures; ``--page`` puts them into ``docs/bridging.md``), or ``all``. Each stage leaves its files
-under ``--runs`` and goes on where it stopped. Reads the MNIST and CIFAR-10 images and the MNIST networks of
-the data folder (environment variable KIT_DATA); the CIFAR-10 images went through JPEG: no figure is one of
-CIFAR-10 itself. Needs matplotlib and scipy.
+the long one), ``shapes`` (what the holes of ROAR tell by themselves), ``tradeoff`` (accuracy against scores,
+with map and norm of training as axes), ``report`` (tables and figures; ``--page`` puts them into
+``docs/bridging.md``), or ``all``. Each stage leaves its files under ``--runs`` and goes on where it stopped.
+Reads the MNIST and CIFAR-10 images and the MNIST networks of the data folder (environment variable
+KIT_DATA); the CIFAR-10 images went through JPEG: no figure is one of CIFAR-10 itself. Needs matplotlib and
+scipy.
 """
 
 import argparse

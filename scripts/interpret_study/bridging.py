@@ -27,21 +27,23 @@ from robustkit.interpret import (
     heatmap_grid,
     roar,
 )
-from robustkit.interpret.retraining import Mode, trained_by_fit
+from robustkit.interpret.ranking import top_share
+from robustkit.interpret.retraining import Mode, TrainFunction, trained_by_fit
 from trainkit import FitConfig
 from trainkit.hub import read_json, write_json
 
 from .bridging_report import write_report
-from .networks import STUDIES, Images, Recipe, Study, accuracies, load, network, trained
+from .networks import STUDIES, Images, Recipe, Study, accuracies, accuracy, load, network, trained
 from .tradeoff import GIVEN, records, series
 
 __all__ = ["MAPS", "STAGES", "Group", "maps_of", "moved_distances", "run"]
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("train", "gradients", "manifold", "roar", "tradeoff", "report")
+STAGES = ("train", "gradients", "manifold", "roar", "shapes", "tradeoff", "report")
 MAPS = ("gradient", "gradient × input", "integrated gradients")
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
+HALF = 0.5  # of the pixels, whose shape is looked at alone
 SHOWN = 6  # images in a picture of gradients
 UNTESTED = "given, TRADES 0.3"  # has another architecture than the clean one: left out of ROAR and KAR
 
@@ -181,20 +183,22 @@ class Bridging:
     def roar(self) -> None:
         """Retrains without the pixels that a map puts first (ROAR), and with nothing else (KAR)."""
         train, test = self.images
-        config = self.study.config(self.study.retraining_epochs, 0)
-        # In [-1, 1] what is left of an image is nearly one number, and short trainings hardly leave chance.
-        retrained = trained_by_fit(lambda: network(train[0], standardized=True), config)
         for group in self.groups:
             wanted = [mode for mode in get_args(Mode) if not self._retrained(group, mode)]
             maps = self._maps(group) if wanted else {}
             for mode in wanted:
                 folder = self.folder / group.name
                 result = roar(
-                    retrained, train, test, maps, mode=mode, fractions=FRACTIONS, repeats=group.repeats,
+                    self._retrain(), train, test, maps, mode=mode, fractions=FRACTIONS, repeats=group.repeats,
                     chance=0.1, seed=group.seed, path=folder / f"{mode}-trainings.json",
                 )  # fmt: skip
                 write_json(folder / f"{mode}.json", result.as_dict())
                 logger.info("%s, %s\n%s", group.name, mode, result.table())
+
+    def _retrain(self) -> TrainFunction:
+        # In [-1, 1] what is left of an image is nearly one number, and short trainings hardly leave chance.
+        config = self.study.config(self.study.retraining_epochs, 0)
+        return trained_by_fit(lambda: network(self.images[0][0], standardized=True), config)
 
     def _retrained(self, group: Group, mode: str) -> bool:
         path = self.folder / group.name / f"{mode}.json"
@@ -209,6 +213,19 @@ class Bridging:
             if name != UNTESTED:
                 parts = [maps_of(classifier, pixels, self.study.steps) for pixels, _ in self.images]
                 found |= {f"{name}/{method}": (parts[0][method], parts[1][method]) for method in MAPS}
+        return found
+
+    def shapes(self) -> None:
+        """Trains on nothing but which half of the pixels a map puts first: what ROAR's holes tell."""
+        for group in self.groups:
+            self._kept(group, "shapes", lambda group=group: self._shapes(group))
+
+    def _shapes(self, group: Group) -> dict[str, float]:
+        labels = [labels for _, labels in self.images]
+        found = {}
+        for name, own in self._maps(group).items():
+            holes = [top_share(one, HALF, group.seed)[:, None].float() for one in own]
+            found[name] = accuracy(self._retrain()(holes[0], labels[0], group.seed), (holes[1], labels[1]))
         return found
 
     def tradeoff(self) -> None:

@@ -78,6 +78,9 @@ def _sections(study: Study, folder: Path) -> list[str]:
         found += [f"### {study.title}: ROAR and KAR", _score_table(document["records"])]
         found += [_series_table(document["series"], published=study.name == "cifar")]
         found += [better(document["series"])]
+    shapes = _groups(folder, "shapes")
+    if shapes:
+        found += [f"### {study.title}: what the shape of half of the pixels tells", _shape_table(shapes)]
     return found
 
 
@@ -147,6 +150,16 @@ def _score_table(records: Sequence[Mapping[str, Any]]) -> str:
             cells.append(spread(own, "+.4f"))
         rows.append([name, str(len(own)), *cells])
     return _table(["score of", "n", *(f"{test}, {map_name}" for test, map_name in columns)], rows)
+
+
+def _shape_table(groups: Mapping[str, Any]) -> str:
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, values in _by_network(groups).items():
+        classifier, _, map_name = name.rpartition("/")
+        found.setdefault(classifier, {})[map_name] = values
+    maps = list(dict.fromkeys(name for own in found.values() for name in own))
+    rows = [[name, *(spread(own[column]) for column in maps)] for name, own in found.items()]
+    return _table(["accuracy on masks of", *maps], rows)
 
 
 def _series_table(series: Sequence[Mapping[str, Any]], published: bool) -> str:

@@ -22,7 +22,8 @@ from trainkit import FitConfig, derive_seed, fit
 from trainkit.hub import write_bytes
 from trainkit.seeding import preserved_rng
 
-__all__ = ["STANDARD", "STUDIES", "Images", "Recipe", "Study", "accuracies", "load", "network", "trained"]
+__all__ = ["STANDARD", "STUDIES", "Images", "Recipe", "Study", "accuracies", "accuracy", "load", "network",
+           "trained"]  # fmt: skip
 
 Images = tuple[Tensor, Tensor]
 """Pixels ``(n, C, y, x)`` in [0, 1] and labels ``(n,)``."""
@@ -170,14 +171,15 @@ def trained(study: Study, recipe: Recipe, seed: int, train: Images, path: Path) 
 
 def accuracies(study: Study, classifier: ImageClassifier, test: Images) -> dict[str, float]:
     """Accuracy on all test images, and of `moved` ones under PGD with the largest radius of each norm."""
-    found = {"clean": _accuracy(classifier, test)}
+    found = {"clean": accuracy(classifier, test)}
     some = (test[0][: study.moved], test[1][: study.moved])
     for norm, radii in study.radii.items():
         threat = L2(radii[-1]) if norm == "L2" else LInf(radii[-1])
         moved = PGD(threat, steps=20).perturb(classifier, *some)
-        found[norm] = _accuracy(classifier, (moved, some[1]))
+        found[norm] = accuracy(classifier, (moved, some[1]))
     return found
 
 
-def _accuracy(classifier: ImageClassifier, images: Images) -> float:
+def accuracy(classifier: ImageClassifier, images: Images) -> float:
+    """Share of images that are classified right."""
     return (classifier.predict(images[0]) == images[1]).double().mean().item()

@@ -66,7 +66,12 @@ def test_every_stage_leaves_its_files(runs: Path) -> None:
         f"{name}/{method}" for name in ("given, clean", "given, L∞ 0.3") for method in bridging.MAPS
     }
     text = (runs / "report.md").read_text()
-    for head in ("networks", "distance from the data", "ROAR and KAR"):
+    for head in (
+        "networks",
+        "distance from the data",
+        "ROAR and KAR",
+        "what the shape of half of the pixels tells",
+    ):
         assert f"### Toy: {head}" in text
     assert "| L2 0.5 | 1 |" in text and (runs / "bridging_tradeoff.svg").exists()
 
