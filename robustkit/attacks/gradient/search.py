@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustkit.attacks.gradient.losses import Loss
 from robustkit.attacks.gradient.sets import PerturbationSet
+from robustkit.attacks.gradient.standins import AT_ONCE, standing_in
 from robustkit.attacks.gradient.victims import Model, Victim, judging
 
 __all__ = ["Attack", "AttackResult", "Rows", "Search"]
@@ -74,8 +75,9 @@ class Attack(ABC):
     ) -> AttackResult:
         """Like `perturb`, but gives also success, loss and passes of each sample."""
         check_arguments(inputs, labels, self.threat)
-        with judging(model):
-            search = Search(model, inputs, labels, self.threat, self.targeted)
+        with judging(model), standing_in(model, inputs) as faster:
+            at_once = AT_ONCE if faster else len(inputs)
+            search = Search(model, inputs, labels, self.threat, self.targeted, at_once)
             self._search(search, _generator(seed, inputs))
             return search.result()
 
@@ -124,13 +126,20 @@ class Search:
         labels: int ``(n,)``.
         threat: The perturbations that are allowed.
         targeted: Whether labels are what the model shall say.
+        at_once: Samples of one pass at most; None for all.
 
     Attributes:
         fooled: bool ``(n,)``.
     """
 
     def __init__(
-        self, model: Model, inputs: Tensor, labels: Tensor, threat: PerturbationSet, targeted: bool = False
+        self,
+        model: Model,
+        inputs: Tensor,
+        labels: Tensor,
+        threat: PerturbationSet,
+        targeted: bool = False,
+        at_once: int | None = None,
     ) -> None:
         # Cloned, because tensors made in inference mode cannot be used in a backward pass.
         labels = labels.detach().clone().to(inputs.device, torch.int64)
@@ -138,6 +147,7 @@ class Search:
         wide = inputs.detach().clone().to(torch.promote_types(inputs.dtype, torch.float32))
         self._all = Rows(torch.arange(len(inputs), device=inputs.device), wide, labels, threat)
         self.targeted = targeted
+        self._at_once = at_once or len(inputs)
         self.fooled = torch.zeros_like(labels, dtype=torch.bool)
         self._worst = wide.clone()
         self._loss = torch.full_like(labels, -torch.inf, dtype=wide.dtype)
@@ -154,9 +164,9 @@ class Search:
 
     def look(self, delta: Tensor, rows: Rows, objective: Objective) -> Tensor:
         """Shows the model perturbations ``(m, ...)`` of rows; gives their losses ``(m,)``."""
+        point = rows.inputs + delta
         with torch.no_grad():
-            point = rows.inputs + delta
-            logits = self._victim(point, rows.index)
+            logits = self._logits(point, rows)
             loss = objective(logits, rows)
         self._note(point, logits, loss, rows)
         return loss
@@ -167,21 +177,18 @@ class Search:
         Raises:
             ValueError: The logits cannot be differentiated by the inputs.
         """
-        point = (rows.inputs + delta).requires_grad_()
-        logits = self._victim(point, rows.index)
-        loss = objective(logits, rows)
-        if not loss.requires_grad:
-            raise ValueError("the model's logits cannot be differentiated by its inputs; take Square instead")
-        (gradient,) = torch.autograd.grad(loss.sum(), point)
+        point = rows.inputs + delta
+        parts = [self._differentiated(point[at], rows.take(at), objective) for at in self._parts(rows)]
+        logits, loss, gradient = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         self._backwards[rows.index] += 1
-        self._note(point.detach(), logits.detach(), loss.detach(), rows)
-        return loss.detach(), gradient
+        self._note(point, logits, loss, rows)
+        return loss, gradient
 
     def logits(self, rows: Rows) -> Tensor:
         """Logits ``(m, C)`` of rows at their clean inputs."""
         self._forwards[rows.index] += 1
         with torch.no_grad():
-            return self._victim(rows.inputs, rows.index)
+            return self._logits(rows.inputs, rows)
 
     def classes_by_logit(self) -> Tensor:
         """The classes but the label, likeliest first at the clean inputs: int64 ``(n, C - 1)``.
@@ -196,6 +203,24 @@ class Search:
         return AttackResult(
             self._victim.as_given(self._worst), self.fooled, self._loss, self._forwards, self._backwards
         )
+
+    def _parts(self, rows: Rows) -> Sequence[Tensor]:
+        places = torch.arange(len(rows.index), device=rows.index.device)
+        parts: Sequence[Tensor] = places.split(self._at_once)
+        return parts
+
+    def _logits(self, point: Tensor, rows: Rows) -> Tensor:
+        return torch.cat([self._victim(point[at], rows.index[at]) for at in self._parts(rows)])
+
+    def _differentiated(self, point: Tensor, rows: Rows, objective: Objective) -> tuple[Tensor, ...]:
+        """Logits, losses and gradients of at most so many rows as go at once."""
+        point = point.detach().requires_grad_()
+        logits = self._victim(point, rows.index)
+        loss = objective(logits, rows)
+        if not loss.requires_grad:
+            raise ValueError("the model's logits cannot be differentiated by its inputs; take Square instead")
+        (gradient,) = torch.autograd.grad(loss.sum(), point)
+        return logits.detach(), loss.detach(), gradient
 
     def _note(self, point: Tensor, logits: Tensor, loss: Tensor, rows: Rows) -> None:
         at = rows.index

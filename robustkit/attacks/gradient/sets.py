@@ -212,7 +212,7 @@ class L2(_Ball):
         wide = torch.promote_types(vector.dtype, torch.float32)
         size = vector.flatten(1).abs().to(wide)
         scale = size.amax(dim=1, keepdim=True)
-        # Gradients of sure models are below the root of the smallest float; beside a larger number they are 0.
+        # Gradients of sure models are below the root of the smallest float; beside larger numbers they are 0.
         size = size / scale.where(scale > 0, 1)
         size = size.where(size.square() > torch.finfo(wide).tiny, 0)
         low, high = room
