@@ -152,7 +152,10 @@ def _responses(path: Path) -> list[str]:
                 raise ValueError(f'{path}: row {number} has no "response" that is text')
         found = [row["response"] for row in rows]
     else:
-        found = path.read_text(encoding="utf-8-sig").split("\n")
+        try:
+            found = path.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8: {error}") from error
         # What follows the last line break is no response; an empty line is one.
         found = found[:-1] if not found[-1] else found
     if not found:

@@ -31,11 +31,13 @@ def evaluate(
         Path,
         typer.Option(
             "--data",
+            exists=True,
+            dir_okay=False,
             help='JSON lines of {"context": [...], "responses": [...]} or {"context": [...], '
             '"response": "..."}; .gz is read too.',
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for replies and report.")],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for replies and report.")],
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Contexts drawn at random.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Contexts asked together.")] = 16,
     latency_contexts: Annotated[
@@ -64,7 +66,13 @@ def evaluate(
         typer.Option("--style", help="MODEL:LABEL, a text classifier and a label of its; may be repeated."),
     ] = None,
     unsafe: Annotated[
-        Path | None, typer.Option("--unsafe", help="Text file of words and phrases, one a line, to look for.")
+        Path | None,
+        typer.Option(
+            "--unsafe",
+            exists=True,
+            dir_okay=False,
+            help="Text file of words and phrases, one a line, to look for.",
+        ),
     ] = None,
     title: Annotated[str, typer.Option("--title", help="Of the report.")] = "Chatbots compared",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
@@ -131,7 +139,10 @@ def _style(given: str) -> tuple[str, Style]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from error
 
 
 def _print(found: Comparison, out: Path) -> None:

@@ -169,5 +169,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield row
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: damaged after line {number}: {error}") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: not JSON: {error}") from error
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from error

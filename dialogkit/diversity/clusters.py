@@ -493,7 +493,7 @@ def _draw_faiss(n: int, size: int, seed: int) -> _Ints:
     import faiss
 
     order = np.empty(n, np.int32)
-    faiss.rand_perm(faiss.swig_ptr(order), n, seed)
+    faiss.rand_perm(faiss.swig_ptr(order), n, seed)  # type: ignore[attr-defined]
     return order[:size].astype(np.int64)
 
 

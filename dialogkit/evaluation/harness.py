@@ -230,6 +230,7 @@ def compare(
     named = _named(bots)
     if not cases:
         raise ValueError("there are no contexts")
+    encoder = load_retriever(retriever) if isinstance(retriever, str) else retriever
     collected = [
         collect_replies(
             bot,
@@ -249,7 +250,6 @@ def compare(
         ]
     pool = Pool(cases, answers | {each.name: each.answers for each in collected})
     notes: list[str] = []
-    encoder = load_retriever(retriever) if isinstance(retriever, str) else retriever
     said = "" if encoder is None else _encoder_name(retriever, encoder)
     shared = [name for name, bot in named.items() if encoder and encoder.fingerprint in encoders_of(bot)]
     vectors = None if encoder is None else relevance_vectors(pool, encoder, config.relevance_turns)

@@ -146,7 +146,7 @@ def word_measures(pool: Pool, denominator: Literal["ngrams", "tokens"]) -> list[
         Measure(
             "LF-100",
             "Share of words that occur at most 100 times in the system's own replies; 1 for a small set.",
-            corpus(low_frequency),
+            CorpusFigure(lambda rows: low_frequency(table.take(rows)), bound=1.0, halved=False),
         ),
         Measure(
             "self-BLEU",

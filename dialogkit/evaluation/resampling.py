@@ -93,11 +93,13 @@ class CorpusFigure:
         function: From rows to the figure.
         least: Fewest rows that it takes.
         bound: Its largest possible value; the smallest is 0.
+        halved: Whether it means the same for half of the replies; where not, there is no interval.
     """
 
     function: Callable[[_Ints], float]
     least: int = 1
     bound: float = math.inf
+    halved: bool = True
 
     def value(self, rows: _Ints) -> float:
         """The figure over some replies; NaN over too few."""
@@ -108,10 +110,10 @@ class CorpusFigure:
 
         The deviations of the halves' figures from their own mean, scaled by ``sqrt(m / (n - m))`` for m of n
         replies, are put around the figure (Shao and Wu 1989) and cut off at its bounds. None where half is
-        too few.
+        too few or means something else.
         """
         half = len(rows) // 2
-        if half < max(self.least, 2):
+        if not self.halved or half < max(self.least, 2):
             return None
         draw = np.random.default_rng(seed)
         values = np.array(

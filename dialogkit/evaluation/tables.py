@@ -245,8 +245,9 @@ def _definitions(found: Comparison) -> tuple[Part, ...]:
         f"'{HUMAN}', and the others are what every system is scored against in similarity and F1; where "
         "there is only one, it serves the chatbots alone.",
         "Intervals. Means and ratios: percentile bootstrap over contexts. Figures of a whole set of replies "
-        "(dist, ent, LF, self-BLEU, Sem-Ent, kinds): delete-half jackknife, as a resample with replacement "
+        "(dist, ent, self-BLEU, Sem-Ent, kinds): delete-half jackknife, as a resample with replacement "
         f"holds replies twice and so is less diverse by construction. {found.config.resamples:,} draws each. "
+        "LF has none: in half of the replies more words are rare. "
         "Intervals cover the choice of contexts, not that of the seed.",
         Table("Figures and what they are", ("figure", "definition"), tuple(rows)),
     )

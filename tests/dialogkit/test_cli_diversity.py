@@ -72,6 +72,7 @@ def test_compare_ranks_systems(folder: Path) -> None:
     [
         ("score CLUSTERS nowhere.txt", "nowhere.txt"),
         ("score CLUSTERS empty.txt", "holds no responses"),
+        ("score CLUSTERS latin.txt", "latin.txt is not UTF-8"),
         ("score CLUSTERS bad.jsonl", 'row 1 has no "response"'),
         ("score CLUSTERS diverse.txt -e lm:embedded", "fitted with another encoder"),
         ("compare CLUSTERS diverse.txt train.txt", "the same contexts"),
@@ -83,6 +84,7 @@ def test_errors_are_one_line(
 ) -> None:
     (folder / "empty.txt").write_text("")
     (folder / "bad.jsonl").write_text('{"text": "a"}\n')
+    (folder / "latin.txt").write_bytes("café\n".encode("latin-1"))
     monkeypatch.chdir(folder)
     result = run("diversity", *command.replace("CLUSTERS", "clusters").split())
     assert result.exit_code == 2

@@ -74,6 +74,8 @@ def test_empty_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     code, output = run("--bot", "x", "--data", str(tmp_path / "empty.jsonl"), "--out", str(tmp_path / "out"))
     assert code == 2 and "holds no contexts" in output
+    code, output = run("--bot", "x", "--data", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "out"))
+    assert code == 2 and "Invalid value for '--data'" in output
 
 
 def test_names() -> None:

@@ -97,7 +97,7 @@ def test_empty_lines_are_skipped_and_the_last_needs_no_end(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b'{"a": 1}\n{"a":\n', r"a\.jsonl:2: Expecting value"),
+        (b'{"a": 1}\n{"a":\n', r"a\.jsonl:2: not JSON: Expecting value"),
         (b'{"a": 1}\n\n[1]\n', r"a\.jsonl:3: expected a JSON object, got list"),
         (b'{"a": "\xff"}\n', r"a\.jsonl:1: 'utf-8' codec can't decode"),
     ],

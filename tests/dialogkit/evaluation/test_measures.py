@@ -71,6 +71,8 @@ def test_words_are_measured_by_the_functions_of_diversity(denominator) -> None: 
     assert measures["self-BLEU"].figure.value(rows[3:7]) == pytest.approx(self_bleu(said[3:7]))
     assert math.isnan(measures["self-BLEU"].figure.value(rows[:1]))
     assert measures["LF-100"].figure.value(rows) == 1.0
+    assert measures["LF-100"].figure.interval(rows, 10, 0) is None
+    assert measures["dist-1"].figure.interval(rows, 10, 0) is not None
     assert measures["length"].figure.value(rows) == 5.0
     assert ("words" in measures["dist-2"].definition) == (denominator == "tokens")
 
