@@ -236,7 +236,8 @@ def _distance_figure(studies: Sequence[Study], runs: Path, path: Path) -> None:
         places = np.linspace(0, most, 400)
         for name, values in pooled.items():
             if len(set(values)) > 1:
-                style = "--" if name in ("clean", STANDARD) else "-"
+                strongest = any(name == f"{norm} {radii[-1]:g}" for norm, radii in study.radii.items())
+                style = "-" if strongest or name in ("clean", STANDARD) else ":"
                 axis.plot(places, gaussian_kde(values, 0.25)(places), style, label=name, color=_colour(name))
         axis.set_title(study.title)
         axis.set_xlabel("distance from the autoencoder's reconstruction; clean images: 0 to 1")
@@ -246,6 +247,7 @@ def _distance_figure(studies: Sequence[Study], runs: Path, path: Path) -> None:
 
 
 def _tradeoff_figure(studies: Sequence[Study], runs: Path, path: Path) -> None:
+    """Mean score against mean accuracy: a line for each norm and map, larger dots for larger radii."""
     figure, panels = _canvas(2, len(studies))
     styles = {"gradient": ":", "gradient × input": "--", "integrated gradients": "-"}
     for column, study in enumerate(studies):
@@ -262,13 +264,13 @@ def _tradeoff_figure(studies: Sequence[Study], runs: Path, path: Path) -> None:
                         [fmean(row[key] for row in own if row["radius"] == radius) for radius in radii]
                         for key in ("accuracy", "score")
                     ]
-                    axis.plot(*points, style, marker="o", markersize=4, label=f"{norm}, {map_name}",
-                              color="C0" if norm == "L2" else "C1")  # fmt: skip
+                    sizes = [20 * (i + 1) for i in range(len(radii))]
+                    axis.scatter(*points, s=sizes, color=_colour(norm))
+                    axis.plot(*points, style, label=f"{norm}, {map_name}", color=_colour(norm))
                     axis.plot(points[0][:1], points[1][:1], "ks", markersize=5)
             axis.set_title(f"{study.title}: {test}")
             axis.set_xlabel("accuracy on clean images")
             axis.set_ylabel("score (above random maps)")
-            axis.axhline(0, color="0.6", linewidth=0.8)
     panels[0][0].legend(fontsize=7)
     _save(figure, path)
 
