@@ -25,6 +25,8 @@ from dialogkit.generation.endpoint import EndpointError
 from dialogkit.generation.prompting import DialoguePrompt
 from dialogkit.generation.types import Candidate, GenerationConfig, PromptError
 
+from .memory import Tidy
+
 __all__ = [
     "Answer",
     "Busy",
@@ -105,6 +107,7 @@ class Engine:
         self.batch_size = batch_size
         self.active = 0
         self._on_batch = on_batch
+        self._tidy = Tidy()
         self._lanes: dict[int, _Lane] = {}
 
     @property
@@ -184,6 +187,7 @@ class Engine:
             finally:
                 # A step may still be running there; the thread closes the chatbot's generator after it.
                 lane.thread.submit(pieces.close)
+                lane.thread.submit(lane.tidy)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
@@ -198,7 +202,7 @@ class Engine:
     def _lane(self, bot: Chatbot) -> _Lane:
         owner: object = getattr(bot, "model", bot)
         if id(owner) not in self._lanes:
-            self._lanes[id(owner)] = _Lane(owner, self.batch_size, self._on_batch)
+            self._lanes[id(owner)] = _Lane(owner, self.batch_size, self._on_batch, self._tidy)
         return self._lanes[id(owner)]
 
 
@@ -263,10 +267,13 @@ class _Job:
 class _Lane:
     """The thread of one language model, and the whole replies that wait for it."""
 
-    def __init__(self, owner: object, batch_size: int, on_batch: Callable[[int], None]) -> None:
+    def __init__(
+        self, owner: object, batch_size: int, on_batch: Callable[[int], None], tidy: Callable[[], None]
+    ) -> None:
         self.owner = owner  # its id names the lane, so it must live as long
         self.batch_size = batch_size
         self.on_batch = on_batch
+        self.tidy = tidy
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="dialogkit")
         self.waiting: deque[_Job] = deque()
         self.streams = 0
@@ -331,6 +338,7 @@ class _Lane:
                     job.answer.set_exception(_known(outcome))
                 else:
                     job.answer.set_result(outcome)
+            self.thread.submit(self.tidy)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._no_streams.wait(), time.perf_counter() - begin)
 

@@ -344,3 +344,25 @@ def test_tokens_are_counted_and_a_reply_that_was_cut_off_says_so() -> None:
         assert answer.completion_tokens == sum(one.num_tokens for one in answer.reply.candidates)
 
     run(work())
+
+
+def test_memory_is_given_back_after_replies_and_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed: list[int] = []
+    bot, engine = Scripted(), Engine()
+    monkeypatch.setattr(engine._tidy, "_trim", trimmed.append)
+
+    async def replied() -> int:
+        await engine.reply(bot, said("hello"))
+        await engine._lane(bot).call(lambda: None)  # behind what was asked of the thread
+        return len(trimmed)
+
+    async def work() -> None:
+        assert await replied() == 1
+        engine._tidy._next += 1000  # a moment that does not come
+        assert await replied() == 1
+        engine._tidy._next = 0.0
+        assert [step async for step in engine.stream(bot, said("hello"))]
+        await engine._lane(bot).call(lambda: None)
+        assert trimmed == [0, 0]
+
+    run(work())
