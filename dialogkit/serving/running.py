@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_address", "run_app"]
 
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open. Clients must be the first to give one up (OpenAI's: 5 seconds):
+else some send their next request just when the server closes it, and get no answer."""
+
 STARTUP_FAILURE = 3
 """Exit status of a server that could not start, such as on a port that is taken; uvicorn's own."""
 
@@ -57,7 +61,12 @@ def run_app(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, drain_se
     check_address(host, app.state.settings.api_key)
     server = Server(
         uvicorn.Config(
-            app, host=host, port=port, timeout_graceful_shutdown=drain_seconds, server_header=False
+            app,
+            host=host,
+            port=port,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=drain_seconds,
+            server_header=False,
         )
     )
     with suppress(KeyboardInterrupt):

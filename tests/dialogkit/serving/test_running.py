@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import uvicorn
 from typer.testing import CliRunner
 
 pytest.importorskip("fastapi")
@@ -36,6 +37,15 @@ def test_any_other_address_needs_a_key(host: str) -> None:
     with pytest.raises(ValueError, match="an API key is needed"):
         run_app(create_app({"echo": Scripted()}), host=host)
     check_address(host, "key")
+
+
+def test_clients_give_up_idle_connections_before_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    openai = pytest.importorskip("openai")
+    ran: list[uvicorn.Config] = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda server: ran.append(server.config))
+    with pytest.raises(SystemExit):  # as it did not start
+        run_app(create_app({"echo": Scripted()}), port=0)
+    assert ran[0].timeout_keep_alive > 2 * openai.DEFAULT_CONNECTION_LIMITS.keepalive_expiry
 
 
 @pytest.mark.parametrize("key", ["", "two words", "line\n", "schlüssel"])
