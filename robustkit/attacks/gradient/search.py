@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -178,7 +178,7 @@ class Search:
             ValueError: The logits cannot be differentiated by the inputs.
         """
         point = rows.inputs + delta
-        parts = [self._differentiated(point[at], rows.take(at), objective) for at in self._parts(rows)]
+        parts = [self._differentiated(*part, objective) for part in self._parts(point, rows)]
         logits, loss, gradient = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         self._backwards[rows.index] += 1
         self._note(point, logits, loss, rows)
@@ -204,13 +204,15 @@ class Search:
             self._victim.as_given(self._worst), self.fooled, self._loss, self._forwards, self._backwards
         )
 
-    def _parts(self, rows: Rows) -> Sequence[Tensor]:
-        places = torch.arange(len(rows.index), device=rows.index.device)
-        parts: Sequence[Tensor] = places.split(self._at_once)
-        return parts
+    def _parts(self, point: Tensor, rows: Rows) -> Iterator[tuple[Tensor, Rows]]:
+        """Points and rows of one pass each, without copies of the inputs."""
+        places = torch.arange(len(point), device=point.device)
+        tensors = (places, point, rows.index, rows.inputs, rows.labels)
+        for place, part, *own in zip(*(t.split(self._at_once) for t in tensors), strict=True):
+            yield part, Rows(*own, rows.threat.take(place))
 
     def _logits(self, point: Tensor, rows: Rows) -> Tensor:
-        return torch.cat([self._victim(point[at], rows.index[at]) for at in self._parts(rows)])
+        return torch.cat([self._victim(part, own.index) for part, own in self._parts(point, rows)])
 
     def _differentiated(self, point: Tensor, rows: Rows, objective: Objective) -> tuple[Tensor, ...]:
         """Logits, losses and gradients of at most so many rows as go at once."""
