@@ -145,8 +145,11 @@ def cifar_images(count: int, seed: int = 0, part: Literal["test", "train"] = "te
     names = [f"{part}/{name}/{number:04d}.jpg" for name in CLASSES for number in range(1000)]
     chosen = random.Random(seed).sample(names, count)
     wanted, found = set(chosen), {}
-    file_name = {"test": "test", "train": "train_part0"}[part]
-    with tarfile.open(data_file(f"image/cifar10_jpeg/{file_name}.tar.xz")) as archive:
+    path = {
+        "test": lambda: data_file("image/cifar10_jpeg/test.tar.xz"),
+        "train": lambda: data_file("image/cifar10_jpeg/train_part0.tar.xz"),
+    }[part]()
+    with tarfile.open(path) as archive:
         for member in archive:
             if member.name in wanted:
                 file = archive.extractfile(member)
