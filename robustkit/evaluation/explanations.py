@@ -124,7 +124,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 def _table(curves: Mapping[str, Mapping[str, NDArray[np.float64]]], n_boot: int) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, own in curves.items():
-        areas = [np.trapezoid(own[order], FRACTIONS, axis=1) for order in _ORDERS]
+        areas = [np.asarray(np.trapezoid(own[order], FRACTIONS, axis=1)) for order in _ORDERS]
         rows.append((name, len(areas[0]), *(_mean(one, n_boot) for one in areas)))
     note = "Area under the probability of the predicted class, mean over texts."
     if n_boot:
