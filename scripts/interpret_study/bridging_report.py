@@ -191,10 +191,10 @@ def better(series: Sequence[Mapping[str, Any]]) -> str:
             sign: sum(sign * one["gain"] > 2 * one["sd"] / one["n"] ** 0.5 for one in known)
             for sign in (1, -1)
         }
-        lines.append(
-            f"{test}: the most robust network is better in {len(more)} of {len(own)} series (by more than "
-            f"two standard errors in {clear[1]}, worse by as much in {clear[-1]})."
-        )
+        line = f"{test}: the most robust network is better in {len(more)} of {len(own)} series"
+        if known:
+            line += f" (by more than two standard errors in {clear[1]}, worse by as much in {clear[-1]})"
+        lines.append(f"{line}.")
     return " ".join(lines)
 
 

@@ -200,6 +200,11 @@ def test_a_series_compares_the_strongest_with_the_standard_network_of_its_seed()
         in text
     )
     assert "ROAR: the most robust network is better in 0 of 0" in text
+    (alone,) = series(rows("seed-0", 0, {"standard": 0.3, "L2 1": 0.1}))
+    assert alone["sd"] is None
+    assert bridging_report.better([alone]).endswith(
+        "KAR: the most robust network is better in 0 of 1 series."
+    )
 
 
 def test_records_have_the_score_against_random_maps(tmp_path: Path) -> None:
