@@ -8,9 +8,9 @@ their last reply is there, then stops it with SIGTERM in the middle of a streame
 Conversations have up to ten turns, and every length is there from the beginning. The server's processor time
 shows whether the machine had other work.
 
-Memory is looked at over time, without what models keep of prompts for reuse, which has a bound of its own. It
-is flat if the median of the last quarter is at most 5 % above that of the third. A batch of long prompts
-takes some hundred MiB for seconds, so look at minutes, not at 20 seconds.
+Memory is looked at over time, without what models keep of prompts for reuse, which has a bound of its own. A
+batch of long prompts takes some hundred MiB for seconds, so it is the least of each quarter of the time that
+counts: memory is flat if it is at most 5 % more in the last quarter than in the third.
 
 The exit code is 1 if a request failed with anything but 429, if an accepted request was not answered, if the
 last reply was not finished, or if memory was not flat.
@@ -47,7 +47,7 @@ QUESTIONS = (
 )  # fmt: skip
 EARLIER = "I have never thought about that before, my friend."
 TURNS = len(QUESTIONS)
-SAMPLES = 60
+SAMPLES = 240
 MIB = 2**20
 
 
@@ -151,8 +151,8 @@ def memory(samples: Sequence[Sample]) -> dict[str, Any]:
     """Memory over time in MiB, by quarters, and whether it is flat."""
     quarters = [quarter for quarter in np.array_split(np.arange(len(samples)), 4) if len(quarter)]
     besides = [(sample.resident - sample.kept) / MIB for sample in samples]
-    medians = [float(np.median([besides[i] for i in quarter])) for quarter in quarters]
-    growth = medians[-1] - medians[-2] if len(medians) == 4 else float("inf")
+    least = [min(besides[i] for i in quarter) for quarter in quarters]
+    growth = least[-1] - least[-2] if len(least) == 4 else float("inf")
     return {
         "over_time": [
             {
@@ -164,8 +164,8 @@ def memory(samples: Sequence[Sample]) -> dict[str, Any]:
         ],
         "most_mib": round(max(one.resident for one in samples) / MIB),
         "most_kept_mib": round(max(one.kept for one in samples) / MIB),
-        "besides_kept_median_mib_by_quarter": [round(median) for median in medians],
-        "flat": growth <= 0.05 * medians[-1],
+        "besides_kept_least_mib_by_quarter": [round(size) for size in least],
+        "flat": growth <= 0.05 * least[-1],
     }
 
 

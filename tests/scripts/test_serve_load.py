@@ -17,7 +17,7 @@ def told(resident: list[float], kept: list[float]) -> dict:
 
 def test_what_is_kept_of_prompts_may_grow() -> None:
     found = told([600 + 10 * i for i in range(20)], [10.0 * i for i in range(20)])
-    assert found["flat"] and found["besides_kept_median_mib_by_quarter"] == [600] * 4
+    assert found["flat"] and found["besides_kept_least_mib_by_quarter"] == [600] * 4
     assert (found["most_mib"], found["most_kept_mib"]) == (790, 190)
     assert found["over_time"][3] == {"seconds": 15, "mib": 630, "kept_mib": 30}
 
