@@ -208,8 +208,9 @@ class Search:
         """Points and rows of one pass each, without copies of the inputs."""
         places = torch.arange(len(point), device=point.device)
         tensors = (places, point, rows.index, rows.inputs, rows.labels)
-        for place, part, *own in zip(*(t.split(self._at_once) for t in tensors), strict=True):
-            yield part, Rows(*own, rows.threat.take(place))
+        split = (tensor.split(self._at_once) for tensor in tensors)
+        for place, part, index, inputs, labels in zip(*split, strict=True):
+            yield part, Rows(index, inputs, labels, rows.threat.take(place))
 
     def _logits(self, point: Tensor, rows: Rows) -> Tensor:
         return torch.cat([self._victim(part, own.index) for part, own in self._parts(point, rows)])
