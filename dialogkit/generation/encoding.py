@@ -152,9 +152,7 @@ class PromptEncoder:
         for i, piece in enumerate(pieces[1:], start=1):
             ids += self._data(piece, first=False) if i % 2 else _following(piece, self._parsed)
         if self._controls_in(ids) != expected:
-            raise PromptError(
-                f"a message holds what the tokenizer of {self._name!r} takes for control tokens"
-            )
+            raise PromptError("a message holds what the tokenizer takes for control tokens")
         return ids
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
@@ -174,7 +172,7 @@ class PromptEncoder:
         except jinja2.TemplateError as error:
             roles = [message["role"] for message in messages]
             raise PromptError(
-                f"the chat template of {self._name!r} refuses messages with roles {roles}: {error}"
+                f"the model's chat template refuses messages with roles {roles}: {error}"
             ) from error
         shown = {int(number) for number in _MARK.findall(rendered)}
         for i, message in enumerate(messages):

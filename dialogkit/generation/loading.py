@@ -93,26 +93,45 @@ def load(
     folder = Path(path_or_id)
     local = folder.is_dir()
     name = str(path_or_id)
-    if not local and (isinstance(path_or_id, Path) or folder.exists() or not _HUB_ID.fullmatch(name)):
-        raise FileNotFoundError(f"no such model folder: {path_or_id} (expected a folder with {_EXPECTED})")
+    if not local:
+        _check_name(path_or_id)
     adapter = folder if local else _adapter_on_hub(name, revision)
     if adapter is not None and (adapter / _ADAPTER).is_file():
         return _load_adapter(name, adapter, place, precision, quantization_config)
+    return _load_whole(name, revision, place, precision, quantization_config)
+
+
+def _check_name(path_or_id: str | Path) -> None:
+    """Refuses what is neither a folder nor looks like a Hub id."""
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        return
+    if isinstance(path_or_id, Path) or folder.exists() or not _HUB_ID.fullmatch(path_or_id):
+        raise FileNotFoundError(f"no such model folder: {path_or_id} (expected a folder with {_EXPECTED})")
+
+
+def _load_whole(
+    name: str, revision: str | None, place: torch.device, precision: torch.dtype | str, quantization: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder = Path(name)
+    local = folder.is_dir()
     if local:
         _check_folder(folder)
     try:
         with _bars_for_terminals_only():
-            config = AutoConfig.from_pretrained(name, revision=revision)
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+            # Left open, a terminal is asked whether to run what the repository brings along.
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
             kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             loaded: Any = kind.from_pretrained(
                 name,
                 config=config,
                 revision=revision,
                 dtype=precision,
-                quantization_config=quantization_config,
+                quantization_config=quantization,
                 # Quantised weights are put where they belong as they are read.
-                device_map=None if quantization_config is None else {"": place},
+                device_map=None if quantization is None else {"": place},
+                trust_remote_code=False,
                 # Other weight files are pickles, which may run code when they are read.
                 use_safetensors=True,
                 # Both are reported and refused below, by name.
@@ -131,7 +150,7 @@ def load(
             f"the weights of {name!r} do not fit its config.json: {len(unfit)} tensors are missing or of "
             f"another shape ({', '.join(unfit[:3])}{', ...' if len(unfit) > 3 else ''})"
         )
-    if quantization_config is None:
+    if quantization is None:
         model.to(place)  # type: ignore[arg-type]  # its wrapper is annotated without the device
     return model, tokenizer
 
@@ -173,17 +192,23 @@ def _load_adapter(
     base = config.base_model_name_or_path
     if not base:
         raise ValueError(f"the adapter {name} does not say which model it belongs to")
-    if folder != Path(name) and not _HUB_ID.fullmatch(base):
-        raise ValueError(f"the adapter {name} belongs to a model in a folder of another machine, {base!r}")
-    try:
-        model, tokenizer = load(
-            base,
-            revision=config.revision,
-            device=place,
-            dtype=precision,
-            quantization_config=quantization,
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"the adapter {name} is a learned prompt ({config.peft_type}), which no model absorbs"
         )
-    except FileNotFoundError as error:
+    from_hub = folder != Path(name)
+    if from_hub and (not _HUB_ID.fullmatch(base) or Path(base).exists()):
+        raise ValueError(
+            f"the adapter {name} belongs to {base!r}, which is a folder, of this machine or another; "
+            "adapters of the Hub are loaded with models of the Hub only"
+        )
+    try:
+        _check_name(base)
+        # transformers would go on from one to the next, wherever they point.
+        if find_adapter_config_file(base, revision=config.revision) is not None:
+            raise ValueError(f"the adapter {name} belongs to another adapter, {base!r}; merge that one first")
+        model, tokenizer = _load_whole(base, config.revision, place, precision, quantization)
+    except OSError as error:
         raise FileNotFoundError(f"the model that the adapter {name} belongs to: {error}") from error
     # The adapter's layers are put into the model itself.
     adapted = PeftModel.from_pretrained(model, os.fspath(folder))

@@ -355,7 +355,7 @@ class PDPChatbot(HubMixin):
             if room < 1:
                 raise PromptError(
                     f"max_new_tokens={self.config.generation.max_new_tokens} leaves no room for a prompt in "
-                    f"the {self.model.max_length} tokens of {self.model.name}"
+                    f"the model's {self.model.max_length} tokens"
                 )
 
             def fits(candidate: Prompt) -> bool:

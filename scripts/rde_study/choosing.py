@@ -15,8 +15,8 @@ from .measure import Scores, Setting, at_seed
 
 __all__ = ["FIXED", "combined", "judged"]
 
-FIXED = ("max-softmax", "RDE", "edit probe")
-"""One detector for each kind of evidence in the victim's own pass: boundary, density, edited words."""
+FIXED = ("max-softmax", "RDE", "FGWS", "replaced words")
+"""One detector for each kind of evidence: boundary, density, rare words, edited words."""
 
 ByDetector = Mapping[str, Mapping[int, Scores]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,9 +76,10 @@ class Attack(ABC):
     ) -> AttackResult:
         """Like `perturb`, but gives also success, loss and passes of each sample."""
         check_arguments(inputs, labels, self.threat)
-        with judging(model), standing_in(model, inputs) as faster:
-            at_once = AT_ONCE if faster else len(inputs)
-            search = Search(model, inputs, labels, self.threat, self.targeted, at_once)
+        with judging(model):
+            quicker = standing_in(model, inputs)
+            at_once = len(inputs) if quicker is model else AT_ONCE
+            search = Search(quicker, inputs, labels, self.threat, self.targeted, at_once)
             self._search(search, _generator(seed, inputs))
             return search.result()
 
@@ -205,10 +207,11 @@ class Search:
         )
 
     def _parts(self, point: Tensor, rows: Rows) -> Iterator[tuple[Tensor, Rows]]:
-        """Points and rows of one pass each, without copies of the inputs."""
+        """Points and rows of one pass each, about equally many, without copies of the inputs."""
+        count = max(1, math.ceil(len(point) / self._at_once))
         places = torch.arange(len(point), device=point.device)
         tensors = (places, point, rows.index, rows.inputs, rows.labels)
-        split = (tensor.split(self._at_once) for tensor in tensors)
+        split = (tensor.chunk(count) for tensor in tensors)
         for place, part, index, inputs, labels in zip(*split, strict=True):
             yield part, Rows(index, inputs, labels, rows.threat.take(place))
 

@@ -1,4 +1,4 @@
-"""Convolutions that stand in for a network's own while it is attacked: the same numbers, sooner on a CPU.
+"""Convolutions that stand in for a network's own in an attack: the same numbers, sooner on a CPU.
 
 An attack takes hundreds of gradients of one network whose weights stay as they are, so work that each pass
 would repeat is done once:
@@ -12,66 +12,80 @@ would repeat is done once:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import copy
+from collections import OrderedDict
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["AT_ONCE", "standing_in"]
 
+M = TypeVar("M")
 AT_ONCE = 32
 """Images of one pass: activations of more leave the cache, and blocks that large are new memory each time."""
 _ROUNDING = 1e-4
 """Largest difference of logits, as a share of the largest logit, that passes for rounding."""
 
 
-@contextmanager
-def standing_in(model: object, inputs: Tensor) -> Iterator[bool]:
-    """Puts stand-ins into a model that is in evaluation mode; afterwards it is as it was.
+def standing_in(model: M, inputs: Tensor) -> M:
+    """A model like the given one, in evaluation mode, with stand-ins; or the given one.
 
     Only float32 networks with two-dimensional convolutions on a CPU get any, and none that somebody watches
-    by hooks. Which batch norm follows which convolution is seen in a pass of one image; where the logits of
-    that image are not the same within rounding with the stand-ins, or the network cannot take
-    `torch.channels_last` (one that calls ``view``), it stays as it is.
+    by hooks or that is compiled. The given model is not changed: modules are copied, weights shared where
+    they stay as they are, so it must not be trained while the copy is in use. Which batch norm follows which
+    convolution is seen in a pass of two images; where that or another with the stand-ins fails (a network
+    that calls ``view`` cannot take `torch.channels_last`), or the logits are not the same within rounding,
+    the model itself is given back.
 
     Args:
         model: What is attacked; anything that is not a module is left alone.
-        inputs: ``(n, ...)``, of which the first is shown to the model twice.
+        inputs: ``(n, ...)``, of which the first two are shown to the model twice.
 
-    Yields:
-        Whether there are stand-ins.
+    Returns:
+        The copy, or ``model``.
     """
     if not _suits(model, inputs):
-        yield False
-        return
+        return model
     assert isinstance(model, nn.Module)
-    images = inputs[:1].detach().clone()
-    before, followed = _watched(model, images)
-    slots = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent._modules.items()
-        if child is not None
-    ]
+    images = inputs[:2].detach().clone()
+    twin = _copied(model, {})
+    try:
+        with torch.no_grad():
+            before, followed = _watched(twin, images)
+            _install(twin, followed)
+            after = twin(images)
+    except Exception:  # Whatever a network's own code raises that finds other modules than it knows.
+        return model
+    return twin if _same(before, after) else model
+
+
+def _copied(module: nn.Module, known: dict[nn.Module, nn.Module]) -> Any:
+    """A module with modules of its own all the way down, and everything else shared."""
+    if module not in known:
+        known[module] = new = copy.copy(module)
+        new._modules = {
+            name: None if child is None else _copied(child, known) for name, child in module._modules.items()
+        }
+        new._forward_hooks, new._forward_pre_hooks = OrderedDict(), OrderedDict()
+    return known[module]
+
+
+def _install(model: nn.Module, followed: dict[nn.Module, nn.BatchNorm2d]) -> None:
+    """Puts stand-ins in place of plain convolutions, and of the batch norms that go into them."""
     others: dict[nn.Module, nn.Module] = {}
-    for _, _, child in slots:
-        if _is_plain(child):
-            assert isinstance(child, nn.Conv2d)
-            norm = followed.get(child)
-            others[child] = _StandIn(child, norm)
+    modules = list(model.modules())
+    for module in modules:
+        if _is_plain(module):
+            assert isinstance(module, nn.Conv2d)
+            norm = followed.get(module)
+            others[module] = _StandIn(module, norm)
             if norm is not None:
                 others[norm] = nn.Identity()
-    try:
-        for parent, name, child in slots:
-            parent._modules[name] = others.get(child, child)
-        same = _same(model, images, before)
-        if not same:
-            _restore(slots)
-        yield same
-    finally:
-        _restore(slots)
+    for parent in modules:
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = others.get(child, child)
 
 
 class _StandIn(nn.Conv2d):
@@ -109,7 +123,7 @@ class _StandIn(nn.Conv2d):
         self.training = False
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.narrow and input.requires_grad:
+        if self.narrow and input.requires_grad and not torch.is_autocast_enabled("cpu"):
             found: Tensor = _Narrow.apply(  # type: ignore[no-untyped-call]
                 input, self.weight, self.bias, self.stride, self.padding
             )
@@ -140,9 +154,11 @@ class _Narrow(torch.autograd.Function):
 def _suits(model: object, inputs: Tensor) -> bool:
     if not isinstance(model, nn.Module) or inputs.ndim != 4 or inputs.dtype != torch.float32:
         return False
-    if inputs.device.type != "cpu" or torch.is_autocast_enabled("cpu") or hasattr(model, "_orig_mod"):
+    if inputs.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     modules = list(model.modules())
+    if any(hasattr(module, "_orig_mod") for module in modules):
+        return False
     hooked = any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
         or module._backward_pre_hooks or module._compiled_call_impl is not None
@@ -179,12 +195,9 @@ def _watched(model: nn.Module, images: Tensor) -> tuple[object, dict[nn.Module, 
             handles.append(module.register_forward_hook(after_conv))
         elif type(module) is nn.BatchNorm2d and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(before_norm))
-    try:
-        with torch.no_grad():
-            output = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    output = model(images)
+    for handle in handles:
+        handle.remove()
     followed = {}
     for conv, outputs in made.items():
         for norm, arguments in read.items():
@@ -196,19 +209,9 @@ def _watched(model: nn.Module, images: Tensor) -> tuple[object, dict[nn.Module, 
     return output, followed
 
 
-def _same(model: nn.Module, images: Tensor, before: object) -> bool:
-    """Whether the logits of some images are what they were."""
-    try:
-        with torch.no_grad():
-            after = model(images)
-    except RuntimeError:  # `view` of a channels_last tensor
-        return False
+def _same(before: object, after: object) -> bool:
+    """Whether logits are what they were."""
     old, new = getattr(before, "logits", before), getattr(after, "logits", after)
     if not isinstance(old, Tensor) or not isinstance(new, Tensor) or old.shape != new.shape:
         return False
     return bool((old - new).abs().max() <= _ROUNDING * old.abs().max())
-
-
-def _restore(slots: list[tuple[nn.Module, str, nn.Module]]) -> None:
-    for parent, name, child in slots:
-        parent._modules[name] = child

@@ -25,7 +25,7 @@ def test_an_adapter_is_loaded_from_the_hub_with_its_base(tmp_path_factory: pytes
                 found = stranger.call(clients.load, "tester/ann", revision, timeout=300)
                 assert found == pytest.approx(adapted, abs=1e-5) != pytest.approx(plain, abs=1e-5)
             for repo_id, told in (
-                ("tester/stray", "folder of another machine, '/home/ann/model'"),
+                ("tester/stray", "'/home/ann/model', which is a folder"),
                 ("tester/orphan", "the model that the adapter tester/orphan belongs to: 'tester/nothing'"),
                 ("tester/nobody", "'tester/nobody' is neither a folder nor a model"),
             ):

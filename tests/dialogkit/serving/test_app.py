@@ -390,7 +390,7 @@ def test_a_client_that_goes_frees_its_slot(shut: Scripted, stream: bool) -> None
 
 
 def test_a_reply_that_takes_too_long_is_given_up(shut: Scripted) -> None:
-    with serving({"echo": shut}, ServerSettings(timeout=0.2, max_requests=1)) as server:
+    with serving({"echo": shut}, ServerSettings(timeout=2.0, max_requests=1)) as server:
         late = server.complete("hello")
         assert late.status == 504 and late.error["code"] == "timeout"
         assert server.active() == 0
@@ -406,7 +406,7 @@ def test_a_reply_that_takes_too_long_is_given_up(shut: Scripted) -> None:
 def test_a_client_that_reads_no_further_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dialogkit.serving.app._LAST_WORDS", 0.1)
     bot, never = Scripted(), asyncio.Event()
-    app = create_app({"echo": bot}, ServerSettings(timeout=0.2))
+    app = create_app({"echo": bot}, ServerSettings(timeout=2.0))
     scope = {"type": "http", "headers": [(b"host", b"localhost")], "query_string": b""}
     said = {"role": "user", "content": "for ever"}
     body = json.dumps({"model": "echo", "stream": True, "messages": [said]}).encode()
