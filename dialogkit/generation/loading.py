@@ -162,13 +162,20 @@ def _not_given_out(name: str, error: OSError) -> FileNotFoundError:
     )
 
 
+def _is_adapter(path_or_id: str, revision: str | None) -> bool:
+    try:
+        return find_adapter_config_file(path_or_id, revision=revision) is not None
+    except OSError as error:
+        raise _not_given_out(path_or_id, error) from error
+
+
 def _adapter_on_hub(name: str, revision: str | None) -> Path | None:
     """Downloads the adapter that a Hub repository holds; None where it holds a whole model."""
     from huggingface_hub import snapshot_download
 
+    if not _is_adapter(name, revision):
+        return None
     try:
-        if find_adapter_config_file(name, revision=revision) is None:
-            return None
         return Path(snapshot_download(name, revision=revision, allow_patterns=[_ADAPTER, _ADAPTER_WEIGHTS]))
     except OSError as error:
         raise _not_given_out(name, error) from error
@@ -205,10 +212,10 @@ def _load_adapter(
     try:
         _check_name(base)
         # transformers would go on from one to the next, wherever they point.
-        if find_adapter_config_file(base, revision=config.revision) is not None:
+        if _is_adapter(base, config.revision):
             raise ValueError(f"the adapter {name} belongs to another adapter, {base!r}; merge that one first")
         model, tokenizer = _load_whole(base, config.revision, place, precision, quantization)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise FileNotFoundError(f"the model that the adapter {name} belongs to: {error}") from error
     # The adapter's layers are put into the model itself.
     adapted = PeftModel.from_pretrained(model, os.fspath(folder))
