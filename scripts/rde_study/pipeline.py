@@ -213,6 +213,8 @@ class Study:
         lexicon = Lexicon.load()
         scores = {}
         for victim, (name, _) in self.names.items():
+            if not self._reader(name).is_dir():
+                raise FileNotFoundError(f"no {self._reader(name)}: run the stage 'readers' first")
             classifier = self._classifier(victim, self.runs / "cache")
             material = Material(load_data(name), classifier, self.runs / "logs" / victim, self.plan)
             detectors = entries(classifier, lexicon, self._reader(name))

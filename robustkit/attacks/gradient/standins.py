@@ -24,6 +24,9 @@ __all__ = ["AT_ONCE", "standing_in"]
 M = TypeVar("M")
 AT_ONCE = 32
 """Images of one pass: activations of more leave the cache, and blocks that large are new memory each time."""
+_FAILURES = (RuntimeError, AttributeError, TypeError, ValueError, LookupError, AssertionError)
+"""What the code of a network raises that is shown two images, or finds other modules than its own: shapes,
+`view`, numbers that an identity does not have. A fault of the network itself is met again by the attack."""
 _ROUNDING = 1e-4
 """Largest difference of logits, as a share of the largest logit, that passes for rounding."""
 
@@ -55,7 +58,7 @@ def standing_in(model: M, inputs: Tensor) -> M:
             before, followed = _watched(twin, images)
             _install(twin, followed)
             after = twin(images)
-    except Exception:  # Whatever a network's own code raises that finds other modules than it knows.
+    except _FAILURES:
         return model
     return twin if _same(before, after) else model
 
