@@ -22,7 +22,16 @@ from .tokens import pieces
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["articles", "clipped", "heatmap_grid", "heatmap_png", "html_grid", "page"]
+__all__ = [
+    "articles",
+    "clipped",
+    "coloured",
+    "heatmap_grid",
+    "heatmap_png",
+    "html_grid",
+    "page",
+    "shown_image",
+]
 
 # Of middle lightness: text can be read on white and on near-black.
 _GREY = "#808890"
@@ -126,11 +135,10 @@ def heatmap_png(
         for row in range(count):
             x0, y0 = _GAP + (row % across) * step_x, size[1] - (row // across + 1) * step_y
             panels: list[tuple[NDArray[Any], str]] = [
-                (_shown_image(first.inputs[row]), _short(first.label(row)))
+                (shown_image(first.inputs[row]), _short(first.label(row)))
             ]
             panels += [
-                (_coloured(own[row]), _short(_title(one)))
-                for own, one in zip(maps, attributions, strict=True)
+                (coloured(own[row]), _short(_title(one))) for own, one in zip(maps, attributions, strict=True)
             ]
             for place, (image, title) in enumerate(panels):
                 x = x0 + place * (_SIDE + _GAP)
@@ -149,7 +157,7 @@ def heatmap_png(
 
 def _scale(figure: Figure, size: tuple[float, float]) -> None:
     """A bar that says what the colours mean."""
-    bar = _coloured(np.linspace(-1, 1, 201, dtype=np.float32)[None])
+    bar = coloured(np.linspace(-1, 1, 201, dtype=np.float32)[None])
     wide = min(1.6, size[0] - 1.7)
     left = (size[0] - wide) / 2
     axes = figure.add_axes((left / size[0], 0.14 / size[1], wide / size[0], 0.09 / size[1]))
@@ -159,8 +167,15 @@ def _scale(figure: Figure, size: tuple[float, float]) -> None:
         axes.text(x, 0.5, text, ha=side, va="center", fontsize=7.5, color=_GREY, transform=axes.transAxes)
 
 
-def _coloured(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Blue-white-red (H, W, 4), symmetric around 0."""
+def coloured(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """A map in blue, white and red, symmetric around 0.
+
+    Args:
+        values: ``(H, W)``.
+
+    Returns:
+        RGBA in [0, 1], ``(H, W, 4)``.
+    """
     import matplotlib
 
     most = float(np.abs(values).max()) or 1.0
@@ -168,8 +183,15 @@ def _coloured(values: NDArray[np.float32]) -> NDArray[np.float64]:
     return found
 
 
-def _shown_image(pixels: Tensor) -> NDArray[np.float32]:
-    """(H, W, 3) in [0, 1]; stretched where the values lie outside."""
+def shown_image(pixels: Tensor) -> NDArray[np.float32]:
+    """An image's pixels as they are drawn.
+
+    Args:
+        pixels: ``(C, H, W)``; of other than three channels the first is drawn, in grey.
+
+    Returns:
+        ``(H, W, 3)`` in [0, 1]; stretched where the values lie outside.
+    """
     image = pixels.float().cpu()
     if image.min() < 0 or image.max() > 1:
         image = (image - image.min()) / (image.max() - image.min())

@@ -58,7 +58,8 @@ def randomisation_test(
     Returns:
         ``layers``: names from the top; ``steps``: how many of them were drawn when maps were compared;
         ``methods``: for each the mean rank correlation with the original map at each step, NaN where all maps
-        were constant; ``kept``: names of weights that stay.
+        were constant; ``each``: for each the rank correlations at each step by input, float64 ``(steps, n)``;
+        ``kept``: names of weights that stay.
 
     Raises:
         ValueError: See `explain`; no methods, an unknown mode, or no layer that can be drawn anew.
@@ -82,7 +83,7 @@ def randomisation_test(
     # Whatever the changed network predicts, the question stays the same.
     asked = next(iter(first.values())).target
     parts = dict(module.named_modules())
-    found: dict[str, list[float]] = {name: [] for name in methods}
+    found: dict[str, list[Tensor]] = {name: [] for name in methods}
     steps = [step for step in range(1, len(layers) + 1) if step % every == 0 or step == len(layers)]
     for step, layer in enumerate(layers, 1):
         if mode == "independent":
@@ -101,7 +102,9 @@ def randomisation_test(
         for name, _ in parts[layer].named_parameters(recurse=False)
     }
     kept = [name for name, _ in module.named_parameters() if name not in reached]
-    return {"layers": layers, "steps": steps, "kept": kept, "methods": found}
+    each = {name: torch.stack(likeness) for name, likeness in found.items()}
+    means = {name: likeness.nanmean(dim=1).tolist() for name, likeness in each.items()}
+    return {"layers": layers, "steps": steps, "kept": kept, "methods": means, "each": each}
 
 
 def random_logit_test(
@@ -148,6 +151,8 @@ def random_logit_test(
             explain(model, inputs, method, target=other, **settings),
             reduce,
         )
+        .nanmean()
+        .item()
         for name, method in methods.items()
     }
 
@@ -169,14 +174,12 @@ def layers_in_order(model: nn.Module | TextClassifier, inputs: Any) -> list[str]
     return list(dict.fromkeys(met))
 
 
-def _likeness(first: Attribution, second: Attribution, reduce: Reduce) -> float:
-    """Mean rank correlation over inputs, of pixels or of tokens that are no padding."""
+def _likeness(first: Attribution, second: Attribution, reduce: Reduce) -> Tensor:
+    """Rank correlation for each input, of pixels or of tokens that are no padding; ``(n,)``."""
     if first.text is None:
-        each = rank_correlation(*(one.map(reduce).flatten(1) for one in (first, second)))
-    else:
-        rows: list[Tensor] = []
-        for row, mask in enumerate(first.text.mask):
-            pair = (one.map(reduce)[row].cpu()[mask][None] for one in (first, second))
-            rows.append(rank_correlation(*pair))
-        each = torch.cat(rows)
-    return each.nanmean().item()
+        return rank_correlation(*(one.map(reduce).flatten(1) for one in (first, second)))
+    rows: list[Tensor] = []
+    for row, mask in enumerate(first.text.mask):
+        pair = (one.map(reduce)[row].cpu()[mask][None] for one in (first, second))
+        rows.append(rank_correlation(*pair))
+    return torch.cat(rows)

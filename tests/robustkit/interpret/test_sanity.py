@@ -40,6 +40,8 @@ def test_p1_the_gradient_forgets_the_network_layer_by_layer() -> None:
     gradient = found["methods"]["gradient"]
     assert abs(gradient[-1]) < 0.3 and min(gradient[:-1]) > 0.3
     assert {len(curve) for curve in found["methods"].values()} == {4}
+    assert found["each"]["gradient"].shape == (4, 12)
+    assert found["each"]["gradient"].mean(dim=1).tolist() == pytest.approx(gradient)
     print(found["methods"])  # RectGrad and guided backpropagation are known to keep more
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     again = randomisation_test(net, vectors(), {"gradient": "gradient"})
