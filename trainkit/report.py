@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -33,6 +34,8 @@ __all__ = [
     "Examples",
     "Figure",
     "Part",
+    "Picture",
+    "Pictures",
     "Report",
     "Section",
     "ShadedText",
@@ -43,6 +46,7 @@ __all__ = [
 _JSON = "report.json"
 _TEMPLATE = "templates/report.html.jinja"
 _ABSENT = "–"
+_MOST_BYTES = 256 * 1024
 _MARKED = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 _HIDDEN = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069]")
 # Stand-ins for the marks while a text is escaped; private characters of a text itself are removed first.
@@ -278,15 +282,69 @@ class Shades:
     note: str = ""
 
 
-Part: TypeAlias = str | Table | Bars | Figure | Examples | Shades
+@dataclass(frozen=True)
+class Picture:
+    """A small picture as a PNG file that becomes part of the page, as large as it is in pixels.
+
+    Attributes:
+        name: What it is, in a few words; shown below it.
+        png: The file, 256 KiB at most: a page holds many.
+        alt: What a reader who cannot see it must know.
+
+    Raises:
+        ValueError: The file is no PNG or too large, or there is no ``alt``.
+    """
+
+    name: str
+    png: bytes
+    alt: str
+
+    def __post_init__(self) -> None:
+        if not self.png.startswith(b"\x89PNG\r\n\x1a\n") or self.png[12:16] != b"IHDR" or len(self.png) < 24:
+            raise ValueError(f"png of the picture {self.name!r} is no PNG file")
+        if len(self.png) > _MOST_BYTES:
+            raise ValueError(
+                f"png of the picture {self.name!r} has {len(self.png)} bytes; at most {_MOST_BYTES} fit"
+            )
+        if not self.alt.strip():
+            raise ValueError(f"alt of the picture {self.name!r} is empty")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return int.from_bytes(self.png[16:20], "big"), int.from_bytes(self.png[20:24], "big")
+
+    @property
+    def base64(self) -> str:
+        """The file as text."""
+        return b64encode(self.png).decode()
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures in groups, side by side.
+
+    Attributes:
+        title: Their title.
+        groups: A caption, and the pictures that belong together.
+        note: What a reader must know, such as what colours stand for.
+    """
+
+    title: str
+    groups: tuple[tuple[str, tuple[Picture, ...]], ...]
+    note: str = ""
+
+
+Part: TypeAlias = str | Table | Bars | Figure | Examples | Shades | Pictures
 """Text is a paragraph."""
 
-_KINDS: Mapping[str, type[Table | Bars | Figure | Examples | Shades]] = {
+_KINDS: Mapping[str, type[Table | Bars | Figure | Examples | Shades | Pictures]] = {
     "table": Table,
     "bars": Bars,
     "figure": Figure,
     "examples": Examples,
     "shades": Shades,
+    "pictures": Pictures,
 }
 
 
@@ -428,7 +486,7 @@ class Report:
         }
 
     def to_markdown(self) -> str:
-        """The report as Markdown; figures, which Markdown cannot hold, are named."""
+        """The report as Markdown; figures and pictures, which Markdown cannot hold, are named."""
         lines = [f"# {markdown_line(self.title)}", ""]
         if self.facts:
             lines += _markdown_table(("", ""), [(name, value) for name, value in self.facts.items()])
@@ -555,6 +613,17 @@ def _part_to_json(part: Part) -> dict[str, Any]:
                 }
                 for caption, texts in part.groups
             ]
+        case Pictures():
+            data["groups"] = [
+                {
+                    "caption": clean_text(caption),
+                    "pictures": [
+                        {"name": clean_text(one.name), "alt": clean_text(one.alt), "png": one.base64}
+                        for one in pictures
+                    ],
+                }
+                for caption, pictures in part.groups
+            ]
         case Bars():
             data["zero"] = clean_text(part.zero)
             data["series"] = [clean_text(name) for name in part.series]
@@ -593,6 +662,17 @@ def _part_from_json(data: dict[str, Any]) -> Part:
             )
             for one in values["groups"]
         )
+    if kind == "pictures":
+        values["groups"] = tuple(
+            (
+                one["caption"],
+                tuple(
+                    Picture(picture["name"], b64decode(picture["png"], validate=True), picture["alt"])
+                    for picture in one["pictures"]
+                ),
+            )
+            for one in values["groups"]
+        )
     if kind == "bars":
         values["series"] = tuple(values["series"])
         values["bars"] = tuple(
@@ -625,6 +705,12 @@ def _markdown_part(part: Part) -> list[str]:
             for caption, texts in part.groups:
                 lines.append(f"- {markdown_line(caption)}")
                 lines += [f"    - {markdown_line(text.name)}: {_markdown_shaded(text)}" for text in texts]
+            lines.append("")
+        case Pictures():
+            lines += ["Pictures: see `report.html`.", ""]
+            for caption, pictures in part.groups:
+                lines.append(f"- {markdown_line(_visible(caption))}")
+                lines += [f"    - {markdown_line(_visible(one.alt))}" for one in pictures]
             lines.append("")
         case Bars():
             lines += _markdown_table(part.table.columns, part.table.rows)

@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import zlib
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from trainkit.report import (
     Example,
     Examples,
     Figure,
+    Picture,
+    Pictures,
     Report,
     Section,
     ShadedText,
@@ -30,6 +34,17 @@ from trainkit.report import (
 
 EVIL = "<script>alert(1)</script>\"'&|`*_[x](javascript:alert(2))\n# {{ 7 * 7 }} <!-- -->"
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><path d="M0 0"/></svg>'
+
+
+def png(width: int, height: int, more: bytes = b"") -> bytes:
+    """A black picture, written by hand."""
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x00\x00\x00\x00"
+    body = zlib.compress(b"\x00" * (width + 1) * height)
+    chunks = ((b"IHDR", head), *(((b"teXt", more),) if more else ()), (b"IDAT", body), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        for name, data in chunks
+    )
 
 
 class Page(HTMLParser):
@@ -60,7 +75,8 @@ def full_report(word: str = EVIL) -> Report:
     bars = Bars(word, (word, word, word), (Bar(word, word, (0.5, 0.0, math.nan)),), word, word)
     pair = Example(word, ((word, f"{word} [[{word}]]"), (word, word)))
     shades = Shades(word, ((word, (ShadedText(word, ((word, 0.5), (word, 0.0))),)),), word)
-    parts = (word, table, bars, figure, Examples(word, (pair,), word), shades)
+    pictures = Pictures(word, ((word, (Picture(word, png(3, 2), word),)),), word)
+    parts = (word, table, bars, figure, Examples(word, (pair,), word), shades, pictures)
     return Report(word, (Section("one", word, parts), Section("two", word, (word,))), {word: word})
 
 
@@ -179,7 +195,8 @@ def test_estimates_show_their_uncertainty_and_take_columns_of_their_own() -> Non
 
 def test_no_text_becomes_markup_and_every_text_is_shown() -> None:
     page = Page(full_report().to_html())
-    assert not [tag for tag, _ in page.tags if tag in ("script", "b", "img", "iframe")]
+    assert not [tag for tag, _ in page.tags if tag in ("script", "b", "iframe")]
+    assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [EVIL]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert "{{ 7 * 7 }}" in page.text and "49" not in page.text
     assert page.text.count("<script>alert(1)</script>") >= 15
@@ -191,10 +208,10 @@ def test_the_page_needs_no_other_file() -> None:
     source = full_report("word").to_html()
     page = Page(source)
     for tag, attributes in page.tags:
-        assert tag not in ("link", "script", "img", "iframe", "object")
+        assert tag not in ("link", "script", "iframe", "object")
         for name in ("src", "href", "xlink:href"):
             value = attributes.get(name)
-            assert value is None or value.startswith("#")
+            assert value is None or value.startswith("#" if tag != "img" else "data:image/png;base64,")
     assert not re.search(r"url\(\s*['\"]?(?!#)", source)
     assert "@import" not in source
     (policy,) = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
@@ -256,6 +273,38 @@ def test_words_are_shaded_by_their_numbers(tmp_path: Path) -> None:
     assert Report.read(tmp_path) == report
     with pytest.raises(ValueError, match=r"shade of 'x' is 1.5"):
         ShadedText("map", (("x", 1.5),))
+
+
+def test_pictures_stand_in_the_page_with_their_size_and_what_they_show(tmp_path: Path) -> None:
+    shown = Picture("clean: 7, 0.99", png(3, 2), "the clean image a\u202eb.png")
+    report = Report("R", (Section("s", "S", (Pictures("Maps", (("7 → 3", (shown,)),), "note"),)),))
+    ((_, image),) = [(tag, attributes) for tag, attributes in Page(report.to_html()).tags if tag == "img"]
+    assert (image["width"], image["height"]) == ("3", "2")
+    assert image["alt"] == "the clean image a⟨U+202E⟩b.png"
+    source = image["src"]
+    assert source is not None and b64decode(source.removeprefix("data:image/png;base64,")) == shown.png
+    assert "- 7 → 3\n    - the clean image a⟨U+202E⟩b.png" in report.to_markdown()
+    report.write(tmp_path)
+    assert Report.read(tmp_path) == report
+    written = json.loads((tmp_path / "report.json").read_text())
+    written["sections"][0]["parts"][0]["groups"][0]["pictures"][0]["png"] = "no base 64"
+    (tmp_path / "report.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match="base64"):
+        Report.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "alt", "message"),
+    [
+        (b"GIF89a", "a", "is no PNG file"),
+        (png(3, 2)[:20], "a", "is no PNG file"),
+        (png(3, 2, b"x" * 262_144), "a", "at most 262144"),
+        (png(3, 2), " ", "alt of the picture 'p' is empty"),
+    ],
+)
+def test_pictures_that_a_page_cannot_hold_are_refused(file: bytes, alt: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Picture("p", file, alt)
 
 
 def test_brackets_of_texts_from_outside_mark_nothing(tmp_path: Path) -> None:
