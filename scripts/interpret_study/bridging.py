@@ -33,7 +33,7 @@ from trainkit import FitConfig
 from trainkit.hub import read_json, write_json
 
 from .bridging_report import write_report
-from .networks import STUDIES, Images, Recipe, Study, accuracies, accuracy, load, network, trained
+from .networks import STUDIES, Images, Recipe, Study, accuracies, accuracy, network, trained
 from .tradeoff import GIVEN, records, series
 
 __all__ = ["MAPS", "STAGES", "Group", "maps_of", "moved_distances", "run"]
@@ -114,7 +114,7 @@ class Bridging:
     @cached_property
     def images(self) -> tuple[Images, Images]:
         """Images to train and to measure on."""
-        return load(self.study)
+        return self.study.load()
 
     @cached_property
     def groups(self) -> list[Group]:

@@ -16,7 +16,7 @@ from robustkit.classifiers import ImageClassifier
 from robustkit.interpret import explain
 from robustkit.training import PGDTraining
 from scripts.interpret_study import bridging, bridging_report, networks
-from scripts.interpret_study.networks import STUDIES, Recipe, Study, load, network
+from scripts.interpret_study.networks import STUDIES, Recipe, Study, network
 from scripts.interpret_study.tradeoff import records, series
 
 
@@ -27,6 +27,11 @@ def images(count: int) -> tuple[Tensor, Tensor]:
     pixels = 0.3 * torch.rand(count, 1, 13, 13, generator=generator)
     pixels[torch.arange(count), 0, labels + 1] += 0.6
     return pixels, labels
+
+
+def parts(train: int, test: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    pixels, labels = images(train + test)
+    return (pixels[:train], labels[:train]), (pixels[train:], labels[train:])
 
 
 def given() -> dict[str, ImageClassifier]:
@@ -40,7 +45,7 @@ def given() -> dict[str, ImageClassifier]:
 
 
 TOY = Study(
-    "mnist", "Toy", images, {"L2": (0.5,)}, train=60, test=40, epochs=2, retraining_epochs=1,
+    "mnist", "Toy", parts, {"L2": (0.5,)}, train=60, test=40, epochs=2, retraining_epochs=1,
     rate=1e-2, moved=10, strong=3.0, latent=4, steps=2, given=given,
 )  # fmt: skip
 
@@ -112,10 +117,20 @@ def test_retrainings_that_were_cut_off_go_on(
     assert json.loads((folder / "remove.json").read_text()) == wanted
 
 
+@pytest.mark.parametrize("side", [13, 28, 32])
+def test_the_small_network_reads_every_pixel(side: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        leaf = torch.rand(4, 1, side, side, requires_grad=True)
+        logits = network(leaf.detach()).eval()(leaf)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), leaf)
+    assert (gradient.abs().sum(dim=(0, 1)) > 0).all()
+
+
 def test_maps_are_the_losss_absolute_gradients() -> None:
-    (pixels, _), _ = load(TOY)
+    (pixels, _), _ = TOY.load()
     classifier = given()["given, clean"]
-    found = bridging.maps_of(classifier, pixels[:5], steps=4)
+    found = bridging.maps_of(classifier, pixels[:5], steps=32)
     leaf = pixels[:5].clone().requires_grad_()
     logits = classifier(leaf)
     torch.nn.functional.cross_entropy(logits, logits.argmax(dim=1), reduction="sum").backward()
