@@ -35,6 +35,14 @@ def main() -> None:
         help="minibatch passes that a method may spend",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="SHARE",
+        help="shares of its learning rate that each method chooses from, on held-out training images",
+    )
     parser.add_argument("--attack-steps", type=int, default=50, help="steps of the attacks that judge")
     parser.add_argument(
         "--test", type=int, default=500, help="test images, at most 500 of the digits, 1,000 otherwise"

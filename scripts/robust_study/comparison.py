@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ __all__ = ["run"]
 
 ATTACKED_AT_ONCE = 250
 """Images; larger batches do not fit the processor's cache."""
+HELD_OUT = 500
+"""The last training images, at most a quarter of them, on which rates are chosen."""
+CHOOSING_SEEDS = (100, 101)
 
 
 def run(
@@ -31,6 +35,7 @@ def run(
     methods: Sequence[str] | None,
     passes: Sequence[int],
     seeds: Sequence[int],
+    rates: Sequence[float] = (),
     attack_steps: int,
     test: int,
     threads: int,
@@ -44,6 +49,8 @@ def run(
         methods: Names of the methods; None for all.
         passes: Budgets: forward-backward passes of a minibatch that every method may spend.
         seeds: Seeds.
+        rates: Shares of the learning rate of each method from which it chooses on training images that are
+            held out, at the smallest budget; none leaves the rates as they are.
         attack_steps: Steps of PGD in the evaluation.
         test: Test images that are attacked.
         threads: CPU threads.
@@ -57,25 +64,73 @@ def run(
     file = output / f"{data}-{attack_steps}-{len(held_out)}.json"
     output.mkdir(parents=True, exist_ok=True)
     known = [Result(**row) for row in json.loads(file.read_text())["results"]] if file.exists() else []
+    shares = dict.fromkeys((entry.name for entry in entries), 1.0)
+    if rates:
+        shares = _chosen(study, entries, rates, min(passes), train, output / f"{data}-rates.json")
     for seed in seeds:
         for budget in passes:
             for entry in entries:
-                if any((row.method, row.seed, row.budget) == (entry.name, seed, budget) for row in known):
+                share = shares[entry.name]
+                run = (entry.name, seed, budget, share)
+                if run in {(row.method, row.seed, row.budget, row.share) for row in known}:
                     continue
-                known.append(_one(study, entry, seed, budget, attack_steps, train, held_out))
+                known.append(_one(study, entry, seed, budget, share, attack_steps, train, held_out))
                 write_json(file, {"epsilon": study.epsilon, "results": [asdict(row) for row in known]})
                 print(known[-1], flush=True)
-    names = {entry.name for entry in entries}
-    chosen = [r for r in known if r.seed in seeds and r.budget in passes and r.method in names]
-    write_report(study, chosen, output, attack_steps=attack_steps, images=len(held_out), page=page)
+    wanted = [
+        row
+        for row in known
+        if row.seed in seeds and row.budget in passes and shares.get(row.method) == row.share
+    ]
+    write_report(
+        study, wanted, output, attack_steps=attack_steps, images=len(held_out), rates=rates, page=page
+    )
 
 
-def _one(
-    study: Study, entry: Entry, seed: int, budget: int, attack_steps: int, train: Split, test: Split
-) -> Result:
+def _chosen(
+    study: Study, entries: Sequence[Entry], rates: Sequence[float], budget: int, train: Split, file: Path
+) -> dict[str, float]:
+    """Each method's share of its learning rate with the best accuracy on the held-out training images.
+
+    PGD decides, to one percent, then clean accuracy, each the mean over `CHOOSING_SEEDS`. The file keeps what
+    was tried.
+    """
+    cut = len(train) - min(HELD_OUT, len(train) // 4)
+    rest = Split(train.pixels[:cut], train.labels[:cut])
+    judges = Split(train.pixels[cut:], train.labels[cut:])
+    attack = PGD(study.threat, steps=20, step_size=study.epsilon / 5)
+    tried = json.loads(file.read_text()) if file.exists() else []
+    known = {(row["method"], row["budget"], row["share"], row["seed"]): row for row in tried}
+    best = {}
+    for entry in entries:
+        found = {}
+        for share in rates:
+            rows = []
+            for seed in CHOOSING_SEEDS:
+                run = (entry.name, budget, share, seed)
+                if run not in known:
+                    model, _, _ = _trained(study, entry, seed, budget, share, rest)
+                    with torch.inference_mode():
+                        clean = (model(judges.pixels).argmax(dim=1) == judges.labels).double().mean().item()
+                    known[run] = {
+                        "method": entry.name, "budget": budget, "share": share, "seed": seed,
+                        "clean": clean, "pgd": 1 - _fooled(attack, model, judges, seed),
+                    }  # fmt: skip
+                    write_json(file, list(known.values()))
+                    print(known[run], flush=True)
+                rows.append(known[run])
+            found[share] = (round(fmean(row["pgd"] for row in rows), 2), fmean(row["clean"] for row in rows))
+        best[entry.name] = max(found, key=found.__getitem__)
+    return best
+
+
+def _trained(
+    study: Study, entry: Entry, seed: int, budget: int, share: float, train: Split
+) -> tuple[nn.Module, float, float]:
+    """A network in evaluation mode, its units per step and image, and processor seconds of training."""
     steps = max(1, budget // entry.passes)
     model, method = study.network(seed), entry.make(len(train), steps)
-    rate = study.rate * entry.rate
+    rate = study.rate * entry.rate * share
     config = FitConfig(
         max_steps=steps,
         batch_size=study.batch,
@@ -97,6 +152,20 @@ def _one(
         optimizer=lambda m: study.optimizer(m, rate),
     )
     seconds = time.process_time() - started
+    return model.eval(), method.cost.units / (steps * study.batch), seconds
+
+
+def _one(
+    study: Study,
+    entry: Entry,
+    seed: int,
+    budget: int,
+    share: float,
+    attack_steps: int,
+    train: Split,
+    test: Split,
+) -> Result:
+    model, units, seconds = _trained(study, entry, seed, budget, share, train)
     settings = {"steps": attack_steps, "step_size": study.epsilon / 5, "restarts": 2}
     pgd, cw = (
         1 - _fooled(attack, model, test, seed)
@@ -108,7 +177,8 @@ def _one(
         method=entry.name,
         seed=seed,
         budget=budget,
-        units=round(method.cost.units / (steps * study.batch), 2),
+        share=share,
+        units=round(units, 2),
         clean=found.clean_accuracy,
         pgd=pgd,
         cw=cw,

@@ -44,6 +44,29 @@ def test_every_method_gets_the_same_number_of_passes(tmp_path: Path) -> None:
     assert "| 0.125 |" in (tmp_path / "digits.md").read_text()
 
 
+def test_learning_rates_are_chosen_on_training_images_and_kept(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "data": "digits", "methods": ["natural", "FGSM-RS"], "attack_steps": 2, "test": 20, "threads": 1,
+        "page": False, "passes": [24], "seeds": [0],
+    }  # fmt: skip
+    comparison.run(tmp_path, rates=[1e-6, 1.0], **settings)
+    tried = json.loads((tmp_path / "digits-rates.json").read_text())
+    assert len(tried) == 2 * 2 * 2 and {row["seed"] for row in tried} == {100, 101}
+    rows = json.loads((tmp_path / "digits-2-20.json").read_text())["results"]
+    # With a millionth of its rate a network learns nothing.
+    assert {row["method"]: row["share"] for row in rows} == {"natural": 1.0, "FGSM-RS": 1.0}
+    text = (tmp_path / "digits.md").read_text()
+    assert "--rates 1e-06 1 " in text and "Chosen: natural: 0.1, FGSM-RS: 0.1." in text
+    # What was tried is not tried again, and the choice goes by it.
+    for row in tried:
+        row["pgd"] = row["clean"] = float(row["share"] < 1)
+    (tmp_path / "digits-rates.json").write_text(json.dumps(tried))
+    comparison.run(tmp_path, rates=[1e-6, 1.0], **settings)
+    rows = json.loads((tmp_path / "digits-2-20.json").read_text())["results"]
+    assert [row["share"] for row in rows] == [1.0, 1.0, 1e-6, 1e-6]
+    assert "Chosen: natural: 1e-07, FGSM-RS: 1e-07." in (tmp_path / "digits.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_bank_is_not_far_behind_fgsm_rs_and_natural_training_is_not_robust() -> None:
     """Specification si_hg.md, section 12: at equal passes, at most 3 points behind; natural below 10 %."""
