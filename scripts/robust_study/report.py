@@ -72,8 +72,8 @@ def write_report(
     picture = (PAGE.parent / "img" if page else output) / f"si_hg_{study.name}.svg"
     text = "\n\n".join(
         [
-            f"Made by `{_command(study, rows, budgets, attack_steps, images, rates)}`: {study.about}, without "
-            f"batch norm, l-infinity epsilon {study.epsilon:.3g}, minibatches of {study.batch}. "
+            f"Made by `{_command(study, rows, budgets, attack_steps, images, rates)}`: {study.about}, "
+            f"without batch norm, l-infinity epsilon {study.epsilon:.3g}, minibatches of {study.batch}. "
             f"PGD-{attack_steps} and CW-{attack_steps} have 2 "
             "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
             f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "
@@ -131,9 +131,9 @@ def _rates(study: Study, rows: Sequence[Result], rates: Sequence[float]) -> str:
         if entry.name in chosen
     )
     return (
-        f"Each method chose its peak learning rate among {', '.join(f'{rate:g}' for rate in rates)} times its "
-        "usual one, at the smallest budget, with two seeds of their own, on training images that were held out "
-        f"(accuracy under PGD-20). Chosen: {said}."
+        f"Each method chose its peak learning rate among {', '.join(f'{rate:g}' for rate in rates)} times "
+        "its usual one, at the smallest budget, with two seeds of their own, on training images that were "
+        f"held out (accuracy under PGD-20). Chosen: {said}."
     )
 
 
