@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from robustkit.detection.neighbours import KNNDetector as KNNDetector
     from robustkit.detection.neighbours import LIDDetector as LIDDetector
     from robustkit.detection.perplexity import PerplexityDetector as PerplexityDetector
+    from robustkit.detection.replaced import JudgedWord as JudgedWord
+    from robustkit.detection.replaced import ReplacedWordsDetector as ReplacedWordsDetector
+    from robustkit.detection.replaced import ReplacedWordsSettings as ReplacedWordsSettings
+    from robustkit.detection.replaced import WordReader as WordReader
+    from robustkit.detection.replaced import train_replaced_words as train_replaced_words
+    from robustkit.detection.replaced_edits import Edited as Edited
+    from robustkit.detection.replaced_edits import edited_copies as edited_copies
+    from robustkit.detection.replaced_edits import typos as typos
     from robustkit.detection.scenarios import DetectionSet as DetectionSet
     from robustkit.detection.scenarios import make_scenario as make_scenario
     from robustkit.detection.scenarios import split_log as split_log
@@ -41,9 +49,11 @@ _HOME = {
     "DetectionResult": "text_detector",
     "DetectionSet": "scenarios",
     "Detector": "base",
+    "Edited": "replaced_edits",
     "EnsembleDetector": "ensemble",
     "FGWSDetector": "fgws",
     "GradMaskDetector": "gradients",
+    "JudgedWord": "replaced",
     "KNNDetector": "neighbours",
     "KernelPCA": "kernel_pca",
     "LIDDetector": "neighbours",
@@ -53,16 +63,22 @@ _HOME = {
     "MinCovDet": "covariance",
     "PerplexityDetector": "perplexity",
     "RDEDetector": "density",
+    "ReplacedWordsDetector": "replaced",
+    "ReplacedWordsSettings": "replaced",
     "RocCurve": "metrics",
     "SharpnessDetector": "gradients",
     "TextDetector": "text_detector",
     "WDRDetector": "wdr",
+    "WordReader": "replaced",
     "detection_report": "metrics",
+    "edited_copies": "replaced_edits",
     "guard": "guarded",
     "make_scenario": "scenarios",
     "roc_curve": "metrics",
     "split_log": "scenarios",
     "threshold_from_clean": "metrics",
+    "train_replaced_words": "replaced",
+    "typos": "replaced_edits",
 }
 
 __all__ = [
@@ -71,9 +87,11 @@ __all__ = [
     "DetectionResult",
     "DetectionSet",
     "Detector",
+    "Edited",
     "EnsembleDetector",
     "FGWSDetector",
     "GradMaskDetector",
+    "JudgedWord",
     "KNNDetector",
     "KernelPCA",
     "LIDDetector",
@@ -83,16 +101,22 @@ __all__ = [
     "MinCovDet",
     "PerplexityDetector",
     "RDEDetector",
+    "ReplacedWordsDetector",
+    "ReplacedWordsSettings",
     "RocCurve",
     "SharpnessDetector",
     "TextDetector",
     "WDRDetector",
+    "WordReader",
     "detection_report",
+    "edited_copies",
     "guard",
     "make_scenario",
     "roc_curve",
     "split_log",
     "threshold_from_clean",
+    "train_replaced_words",
+    "typos",
 ]
 
 

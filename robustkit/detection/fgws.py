@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from robustkit.classifiers.features import Features, Text
 
 from .base import logits_of
-from .variants import ClassifierDetector, Words, softmax, variant_logits
+from .variants import ClassifierDetector, Words, cased_like, softmax, variant_logits
 
 if TYPE_CHECKING:
     from robustkit.attacks.words.resources import Neighbours, WordNet
@@ -143,7 +143,7 @@ class FGWSDetector(ClassifierDetector):
                 continue
             best = max(self._candidates(rare), key=lambda w: (self._counts[w], w), default=rare)
             if self._counts[best] > self._counts[rare]:
-                changes[index] = _cased_like(word, best)
+                changes[index] = cased_like(word, best)
         return words.replaced(changes)
 
     def _candidates(self, word: str) -> Iterable[str]:
@@ -183,9 +183,3 @@ class FGWSDetector(ClassifierDetector):
     def _resources(self) -> list[str | None]:
         parts = (self.lexicon, self.neighbours)
         return [None if part is None else part.fingerprint for part in parts]
-
-
-def _cased_like(word: str, replacement: str) -> str:
-    if len(word) > 1 and word.isupper():
-        return replacement.upper()
-    return replacement.capitalize() if word[0].isupper() else replacement

@@ -16,7 +16,7 @@ from .base import Detector, texts_of
 if TYPE_CHECKING:
     from robustkit.classifiers.text import TextClassifier
 
-__all__ = ["ClassifierDetector", "Words", "mask_word", "softmax", "variant_logits"]
+__all__ = ["ClassifierDetector", "Words", "cased_like", "mask_word", "softmax", "variant_logits"]
 
 # Copies in memory at a time; the classifier batches them as it likes.
 _CHUNK = 4096
@@ -50,6 +50,13 @@ class Words:
             pieces[i][j] = word
         parts = ["".join(part) for part in pieces]
         return (parts[0], parts[1]) if self._pair else parts[0]
+
+
+def cased_like(word: str, replacement: str) -> str:
+    """A replacement with the capitals of the word: all, or the first; as it is for a lower-case word."""
+    if len(word) > 1 and word.isupper():
+        return replacement.upper()
+    return replacement.capitalize() if word[0].isupper() else replacement
 
 
 def variant_logits(

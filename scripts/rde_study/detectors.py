@@ -18,15 +18,18 @@ from robustkit.detection import (
     MSPDetector,
     PerplexityDetector,
     RDEDetector,
+    ReplacedWordsDetector,
     SharpnessDetector,
     WDRDetector,
+    WordReader,
+    typos,
 )
+from robustkit.detection.replaced_edits import Source
 from trainkit.datafiles import data_file
 
 from .attacks import Lexicon
-from .replaced import Offers, ReplacedWordsDetector
 from .spelling import SpellingDetector
-from .substitution import SubstitutionDetector, mistyped
+from .substitution import SubstitutionDetector
 
 if TYPE_CHECKING:
     from robustkit.classifiers import TextClassifier
@@ -50,13 +53,11 @@ class Entry:
     seeds: bool = False
 
 
-def kinds_of_edit(lexicon: Lexicon) -> list[Offers]:
+def kinds_of_edit(lexicon: Lexicon) -> list[Source]:
     """Words that the study's own detectors put into clean texts: synonyms, neighbours, typos."""
-    return [
-        lambda word, rng: lexicon.wordnet.synonyms(word),
-        lambda word, rng: lexicon.neighbours.of(word),
-        lambda word, rng: [mistyped(word, rng)],
-    ]
+    from robustkit.attacks.words import NeighbourSwap, WordNetSwap
+
+    return [WordNetSwap(lexicon.wordnet), NeighbourSwap(lexicon.neighbours), typos]
 
 
 def entries(classifier: TextClassifier, lexicon: Lexicon, reader: Path) -> list[Entry]:
@@ -70,6 +71,7 @@ def entries(classifier: TextClassifier, lexicon: Lexicon, reader: Path) -> list[
     lm = AutoModelForCausalLM.from_pretrained(lm_path()).float().eval()
     tokenizer = AutoTokenizer.from_pretrained(lm_path())
     kinds = kinds_of_edit(lexicon)
+    word_reader = WordReader.from_pretrained(reader)
     return [
         Entry("max-softmax", lambda seed: MSPDetector()),
         Entry("energy", lambda seed: MSPDetector("energy")),
@@ -86,7 +88,8 @@ def entries(classifier: TextClassifier, lexicon: Lexicon, reader: Path) -> list[
             "edit probe (WordNet)",
             lambda seed: SubstitutionDetector(classifier, kinds[:1], lexicon.stopwords),
         ),
-        Entry("replaced words", lambda seed: ReplacedWordsDetector(str(reader))),
+        # As much of a text as the victim sees.
+        Entry("replaced words", lambda seed: ReplacedWordsDetector(word_reader, truncate=True)),
         Entry("spelling", lambda seed: SpellingDetector()),
         Entry("GradMask", lambda seed: GradMaskDetector(classifier)),
         Entry("sharpness", lambda seed: SharpnessDetector(classifier)),

@@ -19,7 +19,7 @@ from .choosing import combined
 from .combine import Compared, lead_interval
 from .data import DATA, load_data
 from .measure import Scores, Setting, at_seed, settings_of, summary
-from .replaced import ReplacedSettings, train_reader
+from .replaced import train_reader
 from .scoring import SEEDS, Material, score_all
 from .tables import averaged, compared, markdown, overall, pivot, write_csv
 from .victims import VictimSettings, train_victim
@@ -107,7 +107,7 @@ class Study:
                     lexicon.stopwords,
                     self._reader(name),
                     seed=0,
-                    settings=ReplacedSettings(encoder=encoder),
+                    encoder=encoder,
                 )
                 logger.info("%s", figures)
 

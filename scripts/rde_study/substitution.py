@@ -8,9 +8,7 @@ from the data; this says whether it was edited, also where the classifier is con
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -19,70 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from robustkit.classifiers.features import Features
+from robustkit.detection.replaced_edits import Source, edited, offers_of
 from robustkit.detection.variants import ClassifierDetector
 from trainkit.seeding import derive_seed
 
 if TYPE_CHECKING:
     from robustkit.classifiers import TextClassifier
 
-__all__ = ["Edited", "SubstitutionDetector", "edited", "hidden_states", "mistyped"]
+__all__ = ["SubstitutionDetector", "hidden_states"]
 
-RATES = (0.1, 0.2, 0.35)
-"""Shares of a text's words that are replaced, one drawn for each text; attacks replace 5 to 40 %."""
-_WORD = re.compile(r"[^\W\d_]{3,}")
 _BATCH = 32
-
-
-def mistyped(word: str, rng: Random) -> str:
-    """A word with two letters swapped, or one replaced, deleted or added."""
-    i, letter = rng.randrange(len(word) - 1), rng.choice("abcdefghijklmnopqrstuvwxyz")
-    return rng.choice(
-        (
-            word[:i] + word[i + 1] + word[i] + word[i + 2 :],
-            word[:i] + letter + word[i + 1 :],
-            word[:i] + word[i + 1 :],
-            word[:i] + letter + word[i:],
-        )
-    )
-
-
-@dataclass(frozen=True)
-class Edited:
-    """A text with some words replaced.
-
-    Attributes:
-        text: The new text.
-        places: First character of each new word, and the one after its last.
-    """
-
-    text: str
-    places: tuple[tuple[int, int], ...]
-
-
-def edited(text: str, offers: Callable[[str], Sequence[str]], spared: frozenset[str], rng: Random) -> Edited:
-    """Replaces some words of a text at random.
-
-    Args:
-        text: The text.
-        offers: Replacements for a lower-case word, maybe none.
-        spared: Lower-case words that stay.
-        rng: Draws the number of words, the words and their replacements.
-    """
-    words = [match for match in _WORD.finditer(text) if match[0].lower() not in spared]
-    wanted = max(1, round(rng.choice(RATES) * len(text.split())))
-    changes: dict[int, tuple[int, str]] = {}
-    for match in rng.sample(words, len(words)):
-        options = offers(match[0].lower())
-        if options and len(changes) < wanted:
-            changes[match.start()] = (match.end(), rng.choice(options))
-    new, places, place = "", [], 0
-    for start, (end, word) in sorted(changes.items()):
-        new += text[place:start]
-        if word != text[start:end].lower():
-            places.append((len(new), len(new) + len(word)))
-        new += word
-        place = end
-    return Edited(new + text[place:], tuple(places))
 
 
 @torch.no_grad()
@@ -118,7 +62,7 @@ class SubstitutionDetector(ClassifierDetector):
 
     Args:
         classifier: The classifier that is defended; not saved.
-        offers: For each kind of edit the replacements of a lower-case word; texts take turns. Not saved.
+        offers: Where replacements come from; texts take turns. Not saved.
         spared: Words that are not replaced; not saved.
         penalty: Weight of the squared norm of the probe, relative to scikit-learn's ``C`` of 1.
         max_samples: At most so many training texts, drawn uniformly, are used.
@@ -131,7 +75,7 @@ class SubstitutionDetector(ClassifierDetector):
     def __init__(
         self,
         classifier: TextClassifier,
-        offers: Sequence[Callable[[str, Random], Sequence[str]]],
+        offers: Sequence[Source],
         spared: frozenset[str] = frozenset(),
         penalty: float = 300.0,
         max_samples: int = 3000,
@@ -158,7 +102,7 @@ class SubstitutionDetector(ClassifierDetector):
         changed = []
         for number, text in enumerate(texts):
             rng = Random(derive_seed("edit", self.random_state, number))
-            offer = self.offers[number % len(self.offers)]
+            offer = offers_of(self.offers[number % len(self.offers)])
             new = edited(text, lambda word, o=offer, r=rng: o(word, r), self.spared, rng)  # type: ignore[misc]
             changed.append(new.text)
         changed = [new for old, new in zip(texts, changed, strict=True) if new != old]

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AutoModelForTokenClassification,
     BartConfig,
     BartForSequenceClassification,
     BertConfig,
@@ -46,6 +47,7 @@ from transformers import (
 )
 
 from robustkit.classifiers import ImageClassifier
+from robustkit.detection import WordReader
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "deberta-v2", "bart", "xlnet", "gpt2", "t5")
 
@@ -337,6 +339,16 @@ def tiny_masked_lm(
         torch.manual_seed(seed)
         model = BertForMaskedLM(config)
     return model.eval(), tokenizer
+
+
+def tiny_reader(
+    family: str = "bert", texts: Sequence[str] = (), *, seed: int = 0, max_length: int = 64
+) -> WordReader:
+    """A reader of replaced words with random weights; arguments as for `tiny_classifier`."""
+    model, tokenizer = tiny_classifier(family, texts, labels=1, seed=seed, max_length=max_length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return WordReader(AutoModelForTokenClassification.from_config(model.config), tokenizer)
 
 
 def tiny_gpt2(

@@ -1,5 +1,6 @@
 """The study of detectors: victims, texts under attack, the table, and the choice of a combination."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,28 +9,22 @@ from random import Random
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rde_study import combine, measure
 from rde_study.attacks import AttackPlan, attacked_rows
 from rde_study.combine import Judged
 from rde_study.data import DATA, StudyData, load_data
-from rde_study.replaced import (
-    ReplacedObjective,
-    ReplacedSettings,
-    ReplacedWordsDetector,
-    edited_copies,
-    text_log_odds,
-    train_reader,
-)
+from rde_study.replaced import train_reader
 from rde_study.spelling import SpellingDetector
-from rde_study.substitution import Edited, SubstitutionDetector, edited, hidden_states, mistyped
+from rde_study.substitution import SubstitutionDetector, hidden_states
 from rde_study.tables import averaged
 from rde_study.victims import VictimSettings, length_batches, train_victim
 
 from robustkit.attacks.logs import AttackLog, AttackRecord
 from robustkit.classifiers import Features, TextClassifier
+from robustkit.detection import ReplacedWordsSettings, WordReader, edited_copies, typos
+from robustkit.detection.replaced_edits import edited
 from tests.robustkit.tiny import tiny_classifier, toy_sentiment, trained_bert
 
 
@@ -288,38 +283,14 @@ def test_the_best_sum_joins_what_complements() -> None:
     assert min(choice.leads) > 0
 
 
-# Edits ------------------------------------------------------------------------------------------------------
-
-
-@given(st.text(alphabet="abcdefgh", min_size=3, max_size=9), st.integers(0, 1000))
-def test_a_typo_is_one_edit(word: str, seed: int) -> None:
-    typo = mistyped(word, Random(seed))
-    assert abs(len(typo) - len(word)) <= 1
-    if len(typo) == len(word):
-        assert sum(a != b for a, b in zip(word, typo, strict=True)) <= 2
-    else:
-        longer, shorter = sorted((word, typo), key=len, reverse=True)
-        assert any(longer[:i] + longer[i + 1 :] == shorter for i in range(len(longer)))
-
-
-@given(st.integers(0, 1000))
-def test_edits_change_words_that_have_replacements_and_nothing_else(seed: int) -> None:
-    text = "The fine film , isn't it ? A fine plot\twith (fine) acting !"
-    offers = {"fine": ["decent"], "film": ["movie"]}
-    new = edited(text, lambda word: offers.get(word, []), frozenset({"film"}), Random(seed))
-    assert new.text != text
-    assert new.text.replace("decent", "fine") == text
-    assert {new.text[start:end] for start, end in new.places} == {"decent"}
-    assert len(new.places) == new.text.count("decent")
-    assert edited(text, lambda word: [], frozenset(), Random(seed)) == Edited(text, ())
-    assert edited("a fine plot", lambda word: ["fine"], frozenset({"plot"}), Random(seed)).places == ()
+# Edit probes ------------------------------------------------------------------------------------------------
 
 
 def test_the_probe_finds_words_that_were_replaced_without_seeing_an_attack() -> None:
     model, tokenizer = trained_bert()
     classifier = TextClassifier(model, tokenizer)
     texts, labels = toy_sentiment(300)
-    detector = SubstitutionDetector(classifier, [lambda word, rng: [mistyped(word, rng)]], penalty=1.0)
+    detector = SubstitutionDetector(classifier, [typos], penalty=1.0)
     detector.fit(classifier.extract(texts[:200]), np.array(labels[:200]))
     clean = texts[200:]
     altered = [
@@ -327,7 +298,7 @@ def test_the_probe_finds_words_that_were_replaced_without_seeing_an_attack() -> 
     ]
     scores = detector.score_samples(classifier.extract([*clean, *altered]))
     assert combine.auc(scores, np.arange(200) >= 100) > 0.9
-    again = SubstitutionDetector(classifier, [lambda word, rng: [mistyped(word, rng)]], penalty=1.0)
+    again = SubstitutionDetector(classifier, [typos], penalty=1.0)
     again.fit(classifier.extract(texts[:200]), np.array(labels[:200]))
     np.testing.assert_allclose(again.score_samples(classifier.extract(clean)), scores[:100], rtol=1e-4)
 
@@ -370,9 +341,7 @@ def test_typos_stand_out(tmp_path: Path) -> None:
     of = lambda part: Features.of(np.zeros((len(part), 1)), np.zeros(len(part), int), texts=tuple(part))  # noqa: E731
     detector = SpellingDetector().fit(of(texts), np.array(labels))
     rng = Random(0)
-    altered = [
-        edited(text, lambda word: [mistyped(word, rng)], frozenset(), rng).text for text in texts[:100]
-    ]
+    altered = [edited(text, lambda word: typos(word, rng), frozenset(), rng).text for text in texts[:100]]
     scores = detector.score_samples(of([*texts[:100], *altered]))
     assert (scores[:100] == 0).all()
     assert combine.auc(scores, np.arange(200) >= 100) > 0.9
@@ -385,7 +354,7 @@ def test_a_probe_is_saved_and_loaded(tmp_path: Path) -> None:
     model, tokenizer = trained_bert()
     classifier = TextClassifier(model, tokenizer)
     texts, labels = toy_sentiment(120)
-    offers = [lambda word, rng: [mistyped(word, rng)]]
+    offers = [typos]
     detector = SubstitutionDetector(classifier, offers, penalty=1.0)
     detector.fit(classifier.extract(texts), np.array(labels))
     detector.save_pretrained(tmp_path / "probe")
@@ -398,60 +367,27 @@ def test_a_probe_is_saved_and_loaded(tmp_path: Path) -> None:
 # Readers of replaced words ----------------------------------------------------------------------------------
 
 
-def test_a_text_is_as_suspicious_as_any_of_its_words() -> None:
-    logits = torch.tensor([[0.0, math.log(3), 9.0], [-2.0, 5.0, 5.0], [-800.0, -800.0, 0.0]]).double()
-    is_token = torch.tensor([[True, True, False], [True, False, False], [True, True, False]])
-    # Probabilities 1/2 and 3/4: none is replaced with probability 1/8.
-    odds = text_log_odds(logits, is_token)
-    assert odds[:2].tolist() == pytest.approx([math.log(7), -2.0])
-    assert math.isfinite(odds[2]) and odds[2] < -60
-    assert math.isfinite(text_log_odds(torch.full((1, 3), 800.0), torch.ones(1, 3, dtype=torch.bool))[0])
-
-
-def test_copies_are_edited_by_every_kind_and_repeat_with_the_seed() -> None:
-    offers = [lambda word, rng: ["decent"], lambda word, rng: ["awful", word]]
-    texts = ["a fine film with fine acting", "so it is"] * 30
-    copies = edited_copies(texts, offers, frozenset(), seed=3)
-    assert copies == edited_copies(texts, offers, frozenset(), seed=3)
-    assert copies != edited_copies(texts, offers, frozenset(), seed=4)
-    words = Counter(new.text[start:end] for new in copies for start, end in new.places)
-    assert set(words) == {"decent", "awful"}
-
-
-def test_tokens_of_replaced_words_are_marked() -> None:
-    _, tokenizer = tiny_classifier("bert", ["a fine plot is mended"], spread=0.05)
-    objective = ReplacedObjective(tokenizer, 16, 0.1)
-    batch = objective.collate([[("", Edited("a fine plot", ((2, 6),))), ("", Edited("a plot", ()))]])
-    marked = [
-        tokenizer.convert_ids_to_tokens(ids[mark.bool()])
-        for ids, mark in zip(batch["input_ids"], batch["replaced"], strict=True)
-    ]
-    assert "".join(marked[0]).replace("##", "") == "fine" and marked[1] == []
-    read = [
-        tokenizer.decode(ids[keep]) for ids, keep in zip(batch["input_ids"], batch["is_token"], strict=True)
-    ]
-    assert read == ["a fine plot", "a plot"]
-
-
 def test_a_reader_learns_to_find_replaced_words(tmp_path: Path) -> None:
     texts, labels = toy_sentiment(400)
     model, tokenizer = tiny_classifier("bert", texts, spread=0.05)
     model.save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
-    settings = ReplacedSettings(
-        encoder=str(tmp_path / "encoder"), copies=3, batch_size=20, learning_rate=3e-3
-    )
     data = study_data(texts, labels)
-    offers = [lambda word, rng: [word[::-1]]]
-    figures = train_reader(data, offers, frozenset(), tmp_path / "reader", seed=0, settings=settings)
+    sources = [lambda word, rng: [word[::-1]]]
+    figures = train_reader(
+        data,
+        sources,
+        frozenset(),
+        tmp_path / "reader",
+        seed=0,
+        encoder=str(tmp_path / "encoder"),
+        settings=ReplacedWordsSettings(copies=3, batch_size=20, learning_rate=3e-3),
+    )
     assert figures["validation_auc"] > 0.9
+    assert json.loads((tmp_path / "reader" / "figures.json").read_text())["seed"] == 0
     clean = [text for text, _ in data.test]
-    altered = [new.text for new in edited_copies(clean, offers, frozenset(), seed=9)]
-    of = lambda part: Features.of(np.zeros((len(part), 1)), np.zeros(len(part), int), texts=tuple(part))  # noqa: E731
-    detector = ReplacedWordsDetector(str(tmp_path / "reader"))
-    scores = detector.score_samples(of([*clean, *altered]))
+    altered = [new.text for new in edited_copies(clean, sources, seed=9)]
+    reader = WordReader.from_pretrained(tmp_path / "reader")
+    assert reader.max_length == data.max_length
+    scores = reader.log_odds([*clean, *altered])
     assert combine.auc(scores, np.arange(len(scores)) >= len(clean)) > 0.9
-    np.testing.assert_allclose(detector.score_samples(of(clean[:1])), scores[:1], rtol=1e-5)
-    before = repr(detector)
-    (tmp_path / "reader" / "figures.json").write_text("{}")
-    assert repr(detector) != before
