@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robustkit.classifiers.text import TextClassifier
 
 from .attribution import Attribution, Reduce
-from .ranking import top_share
+from .ranking import first_share, positions
 from .subjects import GradientField, Score, subject_of, undisturbed
 
 __all__ = ["completeness", "mass_outside", "sensitivity_curve", "total_variation"]
@@ -77,10 +77,11 @@ def sensitivity_curve(
     maps = attribution.map(reduce) * (1 if first == "most" else -1)
     words = None if subject.text is None else subject.text.mask & ~subject.text.special
     old, new = (subject.inputs, start) if mode == "deletion" else (start, subject.inputs)
+    places = positions(maps, seed, words)
     columns = []
     with undisturbed(subject.module):
         for share in shares:
-            changed = top_share(maps, share, seed, words).to(old.device)
+            changed = first_share(places, share, words).to(old.device)
             # Pixels (B, H, W) change in all channels, tokens (B, T) in all dimensions.
             spread = changed.unsqueeze(1 if subject.text is None else 2) if old.ndim > 2 else changed
             columns.append(field.scores(torch.where(spread, new, old)).double().cpu())

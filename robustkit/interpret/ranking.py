@@ -49,19 +49,16 @@ def top_share(maps: Tensor, fraction: float, seed: int = 0, valid: Tensor | None
     Raises:
         ValueError: The fraction lies outside.
     """
-    if valid is None:
-        return first_share(positions(maps, seed), fraction)
-    _check_fraction(fraction)
-    count = valid.flatten(1).sum(dim=1).cpu().double() * fraction
-    return positions(maps, seed, valid) < count.round().view(len(maps), *[1] * (maps.ndim - 1))
+    return first_share(positions(maps, seed, valid), fraction, valid)
 
 
-def first_share(places: Tensor, fraction: float) -> Tensor:
+def first_share(places: Tensor, fraction: float, valid: Tensor | None = None) -> Tensor:
     """What `top_share` gives, of places that are known: sorting is dear, and one order serves all fractions.
 
     Args:
         places: What `positions` gives, ``(n, ...)``.
         fraction: From 0 to 1.
+        valid: What `positions` was given.
 
     Returns:
         bool, of the same shape.
@@ -69,27 +66,30 @@ def first_share(places: Tensor, fraction: float) -> Tensor:
     Raises:
         ValueError: The fraction lies outside.
     """
-    _check_fraction(fraction)
-    return places < round(fraction * places[0].numel())
-
-
-def _check_fraction(fraction: float) -> None:
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction is {fraction}; expected 0 to 1")
+    if valid is None:
+        return places < round(fraction * places[0].numel())
+    count = valid.flatten(1).sum(dim=1).cpu().double() * fraction
+    return places < count.round().view(len(places), *[1] * (places.ndim - 1))
 
 
-def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+def rank_correlation(first: Tensor, second: Tensor, valid: Tensor | None = None) -> Tensor:
     """Spearman's rank correlation of two maps each, equal values sharing their mean rank.
 
     Args:
         first: ``(n, N)``.
         second: ``(n, N)``.
+        valid: bool ``(n, N)``: entries that count; None for all.
 
     Returns:
         float64 ``(n,)``; NaN where a map is constant.
     """
     from scipy.stats import rankdata
 
+    if valid is not None:
+        rows = zip(first, second, valid, strict=True)
+        return torch.cat([rank_correlation(one[some][None], other[some][None]) for one, other, some in rows])
     ranks = [torch.from_numpy(rankdata(maps.detach().cpu().numpy(), axis=1)) for maps in (first, second)]
     one, other = (rank - rank.mean(dim=1, keepdim=True) for rank in ranks)
     correlation: Tensor = (one * other).sum(dim=1) / (one.norm(dim=1) * other.norm(dim=1))

@@ -35,6 +35,7 @@ def randomisation_test(
     score: Score = "logit",
     reduce: Reduce = "abs_sum",
     every: int = 1,
+    skip_zeros: bool = False,
     seed: int = 0,
     batch_size: int = 32,
 ) -> dict[str, Any]:
@@ -52,6 +53,8 @@ def randomisation_test(
         score: See `explain`.
         reduce: Of maps before they are ranked, see `Attribution.map`.
         every: Compare after each so many layers only, and after the last.
+        skip_zeros: Leave out entries that are 0 in both maps. In maps that are multiplied by the input, black
+            pixels are 0 whatever the weights, and maps of black pictures are alike for that reason alone.
         seed: Of the new weights.
         batch_size: See `explain`.
 
@@ -95,7 +98,7 @@ def randomisation_test(
             continue
         for name, method in methods.items():
             own = explain(changed, inputs, method, target=asked, **settings)
-            found[name].append(_likeness(first[name], own, reduce))
+            found[name].append(_likeness(first[name], own, reduce, skip_zeros))
     reached = {
         f"{layer}.{name}".lstrip(".")
         for layer in layers
@@ -174,12 +177,11 @@ def layers_in_order(model: nn.Module | TextClassifier, inputs: Any) -> list[str]
     return list(dict.fromkeys(met))
 
 
-def _likeness(first: Attribution, second: Attribution, reduce: Reduce) -> Tensor:
+def _likeness(first: Attribution, second: Attribution, reduce: Reduce, skip_zeros: bool = False) -> Tensor:
     """Rank correlation for each input, of pixels or of tokens that are no padding; ``(n,)``."""
-    if first.text is None:
-        return rank_correlation(*(one.map(reduce).flatten(1) for one in (first, second)))
-    rows: list[Tensor] = []
-    for row, mask in enumerate(first.text.mask):
-        pair = (one.map(reduce)[row].cpu()[mask][None] for one in (first, second))
-        rows.append(rank_correlation(*pair))
-    return torch.cat(rows)
+    one, other = (maps.map(reduce).flatten(1).cpu() for maps in (first, second))
+    valid = None if first.text is None else first.text.mask
+    if skip_zeros:
+        some = (one != 0) | (other != 0)
+        valid = some if valid is None else some & valid
+    return rank_correlation(one, other, valid)

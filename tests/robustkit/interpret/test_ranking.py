@@ -67,3 +67,8 @@ def test_rank_correlation_is_scipys_spearman_ties_included() -> None:
     assert found.tolist() == pytest.approx(wanted)
     assert rank_correlation(first, -2 * first).tolist() == pytest.approx([-1] * 6)
     assert math.isnan(rank_correlation(torch.ones(1, 5), torch.arange(5.0)[None]).item())
+    valid = torch.tensor([[True, True, True, False, False], [False] * 5])
+    some = rank_correlation(
+        torch.tensor([[1.0, 2, 3, 9, 0]] * 2), torch.tensor([[5.0, 6, 7, 0, 9]] * 2), valid
+    )
+    assert some[0].item() == pytest.approx(1) and math.isnan(some[1].item())

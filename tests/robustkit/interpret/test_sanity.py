@@ -66,6 +66,17 @@ def test_p1_the_first_step_by_hand() -> None:
     assert found["methods"]["gradient"][0] == pytest.approx(1)
 
 
+def test_black_pixels_are_alike_whatever_the_weights_unless_they_are_left_out() -> None:
+    net, x = flat(60, 60, 4), vectors(6)
+    x[:, :, :, 2:] = 0  # the map of gradient times input is 0 there
+    method = {"x": "gradient_times_input"}
+    plain, left_out = (
+        randomisation_test(net, x, method, every=2, skip_zeros=skip)["methods"]["x"][0]
+        for skip in (False, True)
+    )
+    assert plain > 0.9 and left_out < 0.6
+
+
 def test_weights_outside_layers_are_listed_and_layers_come_in_the_order_of_calls() -> None:
     class Backwards(nn.Module):
         def __init__(self) -> None:
