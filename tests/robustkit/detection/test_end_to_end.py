@@ -27,12 +27,20 @@ from robustkit.detection import (
     MSPDetector,
     PerplexityDetector,
     RDEDetector,
+    ReplacedWordsDetector,
     SharpnessDetector,
     WDRDetector,
     detection_report,
     make_scenario,
 )
-from tests.robustkit.tiny import SYNONYMS, tiny_classifier, tiny_gpt2, toy_sentiment, trained_bert
+from tests.robustkit.tiny import (
+    SYNONYMS,
+    tiny_classifier,
+    tiny_gpt2,
+    tiny_reader,
+    toy_sentiment,
+    trained_bert,
+)
 
 TRAIN, TRAIN_LABELS = toy_sentiment(512, seed=1)
 # Weak and unsure adjectives give way to those they may have come from.
@@ -92,6 +100,8 @@ def build(name, classifier):
             return GradMaskDetector(classifier)
         case "sharpness":
             return SharpnessDetector(classifier)
+        case "replaced":
+            return ReplacedWordsDetector(tiny_reader())
         case "ensemble":
             return EnsembleDetector(
                 [KNNDetector(k=3), MSPDetector(), WDRDetector(classifier, n_trees=5)],
@@ -103,7 +113,7 @@ def build(name, classifier):
 
 NAMES = (
     "rde", "mle", "mahalanobis", "max", "margin", "entropy", "energy", "knn", "lid", "perplexity", "fgws",
-    "wdr", "addmu", "gradmask", "sharpness", "ensemble",
+    "wdr", "addmu", "gradmask", "sharpness", "replaced", "ensemble",
 )  # fmt: skip
 ASK_THE_CLASSIFIER = ("fgws", "wdr", "addmu", "gradmask", "sharpness", "ensemble")
 

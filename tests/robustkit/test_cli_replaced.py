@@ -1,0 +1,122 @@
+"""The command line and the detector of replaced words: trained, saved, used, in a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from robustkit.attacks.logs import AttackLog
+from robustkit.detection import ReplacedWordsDetector, TextDetector
+from robustkit.evaluation import RobustnessReport
+from robustkit.evaluation.inputs import Resources, train_reader
+from tests.robustkit.test_cli import call, failure
+from tests.robustkit.tiny import SYNONYMS, tiny_classifier, toy_sentiment, trained_bert
+
+NAMES = ("bad", "good")
+TRAINING = {"max_length": 32, "copies": 2, "learning_rate": 1e-2, "mixed_precision": "no"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier, texts, resources of attacks, and the encoder that a reader starts as."""
+    folder = tmp_path_factory.mktemp("replaced")
+    for name, (model, tokenizer) in {
+        "model": trained_bert(),
+        "encoder": tiny_classifier(spread=0.05, max_length=128),
+    }.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for name, size, seed in (("train", 120, 5), ("test", 40, 6)):
+        rows = zip(*toy_sentiment(size, seed=seed), strict=True)
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    lexicon = folder / "lexicon"
+    lexicon.mkdir()
+    (lexicon / "stopwords_en.txt").write_text("the\nand\n")
+    (lexicon / "counterfitted_neighbors.json").write_text(
+        json.dumps({k: list(v) for k, v in SYNONYMS.items()})
+    )
+    return folder
+
+
+def options(folder: Path, *, lexicon: str = "lexicon") -> list[str]:
+    return ["--model", str(folder / "model"), "--resources", str(folder / lexicon)]
+
+
+def fit(folder: Path, out: Path, *more: str) -> list[str]:
+    data = ["--data", str(folder / "train.jsonl"), "--detector", "replaced", "--out", str(out)]
+    return ["detect", "fit", *options(folder), *data, *more]
+
+
+@pytest.fixture(scope="module")
+def detector(folder: Path) -> Path:
+    """Trained and saved by ``robustkit detect fit``."""
+    out = folder / "detector"
+    params = json.dumps({**TRAINING, "truncate": True})
+    result = call(*fit(folder, out, "--encoder", str(folder / "encoder"), "--params", params))
+    assert result.exit_code == 0, result.output
+    assert "replaced fitted on 96 texts; threshold" in result.stdout
+    return out
+
+
+def test_fit_trains_a_reader_and_score_needs_nothing_else(folder: Path, detector: Path) -> None:
+    saved = TextDetector.from_pretrained(detector).detector
+    assert isinstance(saved, ReplacedWordsDetector)
+    assert saved.truncate and saved.reader.max_length == 32
+    shown = call("detect", "score", "--detector", str(detector), str(folder / "test.jsonl"))
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert len(rows) == 40
+    wanted = saved.reader.log_odds([row["text"] for row in rows], truncate=True)
+    assert [row["score_adversarial"] for row in rows] == pytest.approx(list(wanted), abs=1e-4)
+
+
+def test_a_trained_reader_is_taken_as_it_is(folder: Path, detector: Path, tmp_path: Path) -> None:
+    reader = str(detector / "detector" / "reader")
+    result = call(*fit(folder, tmp_path / "out", "--reader", reader))
+    assert "replaced needs no fitting; threshold" in result.stdout
+    again = TextDetector.from_pretrained(tmp_path / "out").detector
+    before = TextDetector.from_pretrained(detector).detector
+    assert isinstance(again, ReplacedWordsDetector) and isinstance(before, ReplacedWordsDetector)
+    assert again.reader.fingerprint == before.reader.fingerprint
+    assert not (tmp_path / "out.run").exists()
+
+
+def test_the_report_has_a_row_for_it(folder: Path, detector: Path, tmp_path: Path) -> None:
+    attack = ["--attacks", "deepwordbug", "--seeds", "1", "--n-boot", "0", "--detectors", "replaced"]
+    start = ["evaluate", *options(folder), "--data", str(folder / "test.jsonl"), *attack]
+    reader = str(detector / "detector" / "reader")
+    result = call(*start, "--out", str(tmp_path / "report"), "--reader", reader)
+    assert result.exit_code == 0, result.output
+    overview = RobustnessReport.read(tmp_path / "report").section("detection").table("AUC of all detectors")
+    assert [row[0] for row in overview.rows] == ["max-softmax", "replaced"]
+    assert len(AttackLog.read_csv(tmp_path / "report" / "logs" / "deepwordbug.csv")) == 40
+
+    said = failure(call(*start, "--out", str(tmp_path / "other")))
+    assert "replaced learns from clean texts: give --train, or a trained --reader" in said
+    own = ["--train", str(folder / "train.jsonl"), "--encoder", str(folder / "encoder")]
+    result = call(*start, "--out", str(tmp_path / "report"), *own)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "report" / "reader" / "model.safetensors").is_file()
+
+
+def test_what_is_missing_is_said_before_anything_is_trained(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    encoder = ["--encoder", str(folder / "encoder")]
+    for change, said in (
+        (["--params", '{"copys": 3}'], "replaced has no 'copys'; it has truncate, max_length"),
+        (["--params", '{"copies": 0}'], "copies is 0"),
+        (["--encoder", str(folder / "none")], "no folder"),
+        (["--reader", str(folder / "encoder")], "no trained reader"),
+        ([*encoder, "--resources", str(tmp_path / "none")], "no folder of resources"),
+    ):
+        assert said in failure(call(*fit(folder, out, *change)))
+        assert not out.exists()
+    no_lexicon = tmp_path / "lexicon"
+    no_lexicon.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"oewn_entries\.json is missing"):
+        train_reader(["a film"], Resources((no_lexicon,), str(folder / "encoder")), output_dir=out)
+    (no_lexicon / "counterfitted_neighbors.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"stopwords_en\.txt is missing"):
+        train_reader(["a film"], Resources((no_lexicon,), str(folder / "encoder")), output_dir=out)
