@@ -148,6 +148,94 @@ def test_no_point_of_the_set_beats_linear_max_and_the_gap_is_what_is_missing(cas
     torch.testing.assert_close(ball.fosc(best, gradient, inputs), torch.zeros_like(gap), atol=1e-9, rtol=0)
 
 
+def by_halving(vector: np.ndarray, low: np.ndarray, high: np.ndarray, epsilon: float, most: float) -> Any:
+    """clip(t * vector) with the largest t up to ``most`` of a norm of at most epsilon, by halving."""
+    clip = lambda t: np.clip(t * vector, low, high)  # noqa: E731
+    if np.linalg.norm(clip(most)) <= epsilon:
+        return clip(most)
+    below, above = 0.0, most
+    for _ in range(200):
+        middle = (below + above) / 2
+        below, above = (below, middle) if np.linalg.norm(clip(middle)) > epsilon else (middle, above)
+    return clip(below)
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> tuple[Tensor, Tensor, float]:
+    """Vectors over many orders of size, with equal numbers and zeros, and inputs at the edges of the box."""
+    chance = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    n, d = draw(st.integers(1, 4)), draw(st.integers(1, 200))
+    drawn = lambda: torch.rand(n, d, generator=chance, dtype=torch.float64)  # noqa: E731
+    vector = (2 * drawn() - 1).sign() * 10 ** (-draw(st.sampled_from([0, 1, 8])) * drawn())
+    vector = vector * (drawn() > draw(st.sampled_from([0, 0.5]))) * draw(st.sampled_from([1e-3, 1.0, 1e3]))
+    inputs = ((drawn() - 0.5) * draw(st.sampled_from([0.5, 1.5, 20.0])) + 0.5).clamp(0, 1)
+    return vector, inputs, draw(st.just(0.0) | st.floats(1e-6, 1.2)) * math.sqrt(d)
+
+
+@settings(max_examples=150, deadline=None)
+@given(crowded())
+def test_l2_projection_meets_the_conditions_of_karush_kuhn_and_tucker(case: Any) -> None:
+    """The nearest point p of v: v - p = l p + m, l > 0 only on the sphere, m outwards and only at the box."""
+    vector, inputs, epsilon = case
+    found = L2(epsilon).project(vector, inputs)
+    low, high = -inputs, 1 - inputs
+    for v, p, lo, hi in zip(vector.numpy(), found.numpy(), low.numpy(), high.numpy(), strict=True):
+        norm = np.linalg.norm(p)
+        assert norm <= epsilon * (1 + 1e-12) and (p >= lo).all() and (p <= hi).all()
+        inner = (p > lo + 1e-14) & (p < hi - 1e-14) & (v != 0)
+        at_rest = (v != 0) & ~inner & (p != 0)
+        if norm < epsilon * (1 - 1e-10):  # the ball does not hold it: l = 0
+            np.testing.assert_allclose(p[inner], v[inner], rtol=1e-12)
+            assert (np.abs(p[at_rest]) <= np.abs(v[at_rest]) * (1 + 1e-12)).all()
+        elif epsilon and inner.any():
+            stretch = v[inner] / p[inner]  # 1 + l, the same for all that are free
+            np.testing.assert_allclose(stretch, stretch.mean(), rtol=1e-9)
+            assert stretch.min() >= 1 - 1e-9
+            assert (v[at_rest] / p[at_rest] >= stretch.mean() * (1 - 1e-9)).all()
+        want = by_halving(v, lo, hi, epsilon, 1.0)
+        np.testing.assert_allclose(p, want, atol=1e-11 * max(1, epsilon))
+
+
+@settings(max_examples=100, deadline=None)
+@given(crowded())
+def test_l2_linear_max_is_found_by_halving(case: Any) -> None:
+    vector, inputs, epsilon = case
+    found = L2(epsilon).linear_max(vector, inputs)
+    for v, p, x in zip(vector.numpy(), found.numpy(), inputs.numpy(), strict=True):
+        want = by_halving(v / max(np.abs(v).max(), 1e-300), -x, 1 - x, epsilon, 1e10)
+        np.testing.assert_allclose(p, want, atol=1e-9)
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_l2_with_a_box_needs_few_newton_steps(once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images with most pixels at an edge, numbers over ten orders of size, every radius: at most 40 steps.
+
+    The bound: missing norm times slope falls at least fourfold with each step.
+    """
+    chance = torch.Generator().manual_seed(0)
+    inputs = (4 * torch.rand(30, 784, generator=chance) - 1.5).clamp(0, 1)
+    vector = torch.randn(30, 784, generator=chance).sign() * 10 ** (
+        -10 * torch.rand(30, 784, generator=chance)
+    )
+    steps, real = [], torch.addcmul
+    monkeypatch.setattr(torch, "addcmul", lambda *args, **more: steps.append(1) or real(*args, **more))
+    ball = L2(torch.linspace(0.01, 25, 30))
+    found = ball.project(10 * vector, inputs) if once else ball.linear_max(vector, inputs)
+    assert 1 <= len(steps) <= 40
+    assert (ball.norm(found) <= ball.epsilon * (1 + 1e-6)).all()
+
+
+def test_points_inside_ball_and_box_stay_exactly_as_they_are() -> None:
+    inputs = torch.rand(5, 3, 4, 4)
+    delta = 0.01 * torch.randn(5, 3, 4, 4)
+    boxed = (inputs + delta).clamp(0, 1) - inputs
+    torch.testing.assert_close(L2(3.0).project(delta, inputs), boxed, rtol=0, atol=1e-7)
+    one_outside = torch.cat([delta, torch.ones(1, 3, 4, 4)])
+    both = L2(3.0).project(one_outside, torch.cat([inputs, torch.zeros(1, 3, 4, 4)]))
+    torch.testing.assert_close(both[:5], boxed, rtol=0, atol=1e-7)
+    torch.testing.assert_close(both[5], torch.full((3, 4, 4), 3 / 48**0.5))
+
+
 @pytest.mark.parametrize("tiny", [1e-150, 1e-155, 1e-162, 1e-233, 0.0])
 def test_a_vanishing_number_takes_nothing_from_the_others(tiny: float) -> None:
     inputs = torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64)
