@@ -321,9 +321,19 @@ def evaluate(
     pgd_steps: Annotated[int, typer.Option("--pgd-steps", min=1, help="Steps of PGD and CW.")] = 50,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Queries of Square, on images.")] = 5000,
     explain: Annotated[
-        str | None,
-        typer.Option("--explain", help="Word maps and deletion curves by this attribution method."),
+        list[str] | None,
+        typer.Option(
+            "--explain",
+            help="Maps before and after attacks by these attribution methods, "
+            "separated by commas, and how far they can be trusted; may be repeated.",
+        ),
     ] = None,
+    explain_sample: Annotated[
+        int, typer.Option("--explain-sample", min=1, help="Texts or images behind each number about maps.")
+    ] = 100,
+    explain_examples: Annotated[
+        int, typer.Option("--explain-examples", min=0, help="Examples whose maps are shown, of each attack.")
+    ] = 5,
     query_budget: BudgetOption = None,
     lock_step: LockStepOption = 64,
     revision: RevisionOption = None,
@@ -336,6 +346,7 @@ def evaluate(
     with plain_errors():
         from robustkit.attacks.gradient.sets import EmbeddingBall
         from robustkit.attacks.logs import AttackLog
+        from robustkit.evaluation.explanations import ExplanationConfig
         from robustkit.evaluation.gradients import GradientConfig, evaluate_images, text_gradient_section
         from robustkit.evaluation.images import holds_images, read_labelled_images
         from robustkit.evaluation.inputs import make_attack, make_detector, train_reader
@@ -344,14 +355,16 @@ def evaluate(
 
         ball = None if threat is None else parse_threat(threat)
         gradients = GradientConfig(steps=pgd_steps, queries=queries, seed=seed)
+        methods = tuple(_names(explain))
+        explained = ExplanationConfig(
+            methods, sample=explain_sample, examples=explain_examples, n_boot=n_boot, seed=seed
+        ) if methods else None  # fmt: skip
         named = data.name if dataset is None else dataset
         if holds_images(data):
             if ball is None or isinstance(ball, EmbeddingBall):
                 raise ValueError(f"{data} holds images; give --threat linf:RADIUS, l2:RADIUS or l1:RADIUS")
-            if attacks or logs or detectors or explain:
-                raise ValueError(
-                    f"{data} holds images; --attacks, --log, --detectors and --explain are for texts"
-                )
+            if attacks or logs or detectors:
+                raise ValueError(f"{data} holds images; --attacks, --log and --detectors are for texts")
             images = read_labelled_images(data, pictures := _images(model, revision, device))
             shown = evaluate_images(
                 pictures,
@@ -361,6 +374,7 @@ def evaluate(
                 dataset=named,
                 rows=_drawn(len(images), sample, seed, data),
                 config=gradients,
+                explained=explained,
             )
             replace(shown, facts={**shown.facts, **_training(model)}).write(out)
             typer.echo(f"{out / 'report.html'}")
@@ -374,7 +388,6 @@ def evaluate(
             n_boot=n_boot,
             query_budget=query_budget,
             lock_step=lock_step,
-            explain=explain,
         )
         if train is not None:
             _require(train)
@@ -389,7 +402,7 @@ def evaluate(
             if not equals:
                 raise ValueError(f"--log is {item!r}; expected NAME=FILE")
             runs[name] = AttackLog.read_csv(path_of_log, name=name, broken="skip")
-        if not runs and ((ball is None and explain is None) or detectors):
+        if not runs and ((ball is None and explained is None) or detectors):
             raise ValueError(
                 "nothing to evaluate: give --attacks or --log, or --threat or --explain without --detectors"
             )
@@ -417,6 +430,7 @@ def evaluate(
             folder=out,
             dataset=named,
             config=config,
+            explained=explained,
         )
         if ball is not None:
             report = report.with_section(

@@ -7,10 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustkit.evaluation.explained_images import image_explanation_section as image_explanation_section
+    from robustkit.evaluation.explained_texts import text_explanation_section as text_explanation_section
+    from robustkit.evaluation.explanations import ExplanationConfig as ExplanationConfig
     from robustkit.evaluation.explanations import explanation_section as explanation_section
     from robustkit.evaluation.figures import curves_figure as curves_figure
     from robustkit.evaluation.gradients import GradientConfig as GradientConfig
     from robustkit.evaluation.gradients import evaluate_images as evaluate_images
+    from robustkit.evaluation.gradients import gradient_attacks as gradient_attacks
     from robustkit.evaluation.gradients import gradient_section as gradient_section
     from robustkit.evaluation.gradients import text_gradient_section as text_gradient_section
     from robustkit.evaluation.images import read_labelled_images as read_labelled_images
@@ -29,6 +33,7 @@ _HOME = {
     "Estimate": "trainkit.report",
     "EvaluationConfig": "robustkit.evaluation.robustness",
     "Examples": "trainkit.report",
+    "ExplanationConfig": "robustkit.evaluation.explanations",
     "Figure": "trainkit.report",
     "GradientConfig": "robustkit.evaluation.gradients",
     "RobustnessReport": "robustkit.evaluation.report",
@@ -39,9 +44,12 @@ _HOME = {
     "evaluate_images": "robustkit.evaluation.gradients",
     "evaluate_robustness": "robustkit.evaluation.robustness",
     "explanation_section": "robustkit.evaluation.explanations",
+    "gradient_attacks": "robustkit.evaluation.gradients",
     "gradient_section": "robustkit.evaluation.gradients",
+    "image_explanation_section": "robustkit.evaluation.explained_images",
     "parse_threat": "robustkit.evaluation.threats",
     "read_labelled_images": "robustkit.evaluation.images",
+    "text_explanation_section": "robustkit.evaluation.explained_texts",
     "text_gradient_section": "robustkit.evaluation.gradients",
 }
 
@@ -49,6 +57,7 @@ __all__ = [
     "Estimate",
     "EvaluationConfig",
     "Examples",
+    "ExplanationConfig",
     "Figure",
     "GradientConfig",
     "RobustnessReport",
@@ -59,9 +68,12 @@ __all__ = [
     "evaluate_images",
     "evaluate_robustness",
     "explanation_section",
+    "gradient_attacks",
     "gradient_section",
+    "image_explanation_section",
     "parse_threat",
     "read_labelled_images",
+    "text_explanation_section",
     "text_gradient_section",
 ]
 

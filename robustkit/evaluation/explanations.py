@@ -1,189 +1,421 @@
-"""What a text classifier looks at, before and after attacks: word maps and deletion curves for a report."""
+"""What a classifier looks at, before and after attacks, and how far that can be trusted: a report's section.
+
+The section is the same for texts and images. What differs, such as how a map is shown, is an `Explainer`:
+`robustkit.evaluation.explained_texts` and `robustkit.evaluation.explained_images`.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from robustkit.attacks.logs import AttackLog, AttackRecord, strip_marks
+from robustkit.classifiers.images import ImageClassifier
 from robustkit.classifiers.text import TextClassifier
 from robustkit.evaluation.figures import curves_figure
+from robustkit.evaluation.report import bootstrap_mean, interval_note
 from robustkit.interpret.attribution import Attribution
-from robustkit.interpret.explaining import explain
+from robustkit.interpret.explaining import METHODS, explain
 from robustkit.interpret.measures import sensitivity_curve
-from robustkit.interpret.tokens import pieces
-from trainkit.report import Cell, Estimate, Figure, Part, Section, ShadedText, Shades, Table
+from robustkit.interpret.sanity import layers_in_order, randomisation_test
+from trainkit.progress import Progress
+from trainkit.report import Cell, Figure, Part, Section, Table
+from trainkit.seeding import derive_seed
 
-__all__ = ["FRACTIONS", "explanation_section"]
+__all__ = ["FRACTIONS", "Explainer", "ExplanationConfig", "Inputs", "check_methods", "explanation_section"]
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Shares of tokens that are taken away."""
+"""Shares of tokens or pixels that are taken away."""
 
 _ORDERS = ("most important first", "random order", "least important first")
-_BATCH = 16
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ExplanationConfig:
+    """Settings of explanations in a report.
+
+    Attributes:
+        methods: Attribution methods, names of `robustkit.interpret.METHODS`; each takes the time of one.
+        sample: Texts or images behind each number at most, drawn at random.
+        examples: Examples whose maps are shown, of each attack.
+        n_boot: Bootstrap samples for intervals; 0 for none.
+        batch_size: Inputs, noisy copies or steps in one forward pass; it bounds the memory.
+        seed: Of all that is drawn.
+
+    Raises:
+        ValueError: No method or an unknown one, or a number out of range.
+    """
+
+    methods: tuple[str, ...] = ("integrated_gradients",)
+    sample: int = 100
+    examples: int = 5
+    n_boot: int = 1000
+    batch_size: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"methods is {self.methods!r}, expected names, at least one, each once")
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+        for name, least in (("sample", 1), ("batch_size", 1), ("examples", 0), ("n_boot", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Texts or images: as they are, or as an attack left them.
+
+    Attributes:
+        name: What the report calls them.
+        items: n texts, or pixels ``(n, channels, height, width)``.
+        labels: Their true classes.
+        before: The same before the attack, of the type of ``items``; None for inputs as they are.
+        captions: What each is called, such as its file; empty for nothing.
+    """
+
+    name: str
+    items: list[str] | Tensor
+    labels: Sequence[int]
+    before: list[str] | Tensor | None = None
+    captions: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.labels)
+
+    def take(self, rows: Sequence[int]) -> Inputs:
+        """Some of them."""
+        return Inputs(
+            self.name,
+            _rows(self.items, rows),
+            [self.labels[row] for row in rows],
+            None if self.before is None else _rows(self.before, rows),
+            [self.captions[row] for row in rows] if self.captions else (),
+        )
+
+    def batches(self, size: int) -> Iterator[Inputs]:
+        """All of them, at most ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(range(len(self))[start : start + size])
+
+
+def _rows(items: list[str] | Tensor, rows: Sequence[int]) -> list[str] | Tensor:
+    return items[list(rows)] if isinstance(items, Tensor) else [items[row] for row in rows]
+
+
+class Explainer(ABC):
+    """What is particular to texts or to images.
+
+    Attributes:
+        classifier: The classifier.
+        inputs: What inputs are called, such as ``"texts"``.
+        entries: What a map has numbers for, such as ``"tokens"``.
+        substitute: What takes the place of an entry that is taken away.
+        likeness_note: What the likeness of two maps leaves out.
+    """
+
+    classifier: TextClassifier | ImageClassifier
+    inputs: str
+    entries: str
+    substitute: str
+    likeness_note: str
+
+    @abstractmethod
+    def check(self, inputs: Inputs, method: str) -> None:
+        """Raise ``ValueError`` if a method says nothing of such inputs though `explain` takes them."""
+
+    @abstractmethod
+    def likeness(self, before: Attribution, after: Attribution) -> Numbers:
+        """Rank correlation of the sizes of two maps' numbers, ``(n,)``; NaN where there is none."""
+
+    @abstractmethod
+    def smoothness(self, maps: Attribution) -> Numbers | None:
+        """Total variation of each map over its mass, ``(n,)``; None where entries have no neighbours."""
+
+    @abstractmethod
+    def shown(self, inputs: Inputs, config: ExplanationConfig) -> Part:
+        """Inputs with their maps, before and after an attack."""
+
+
+def check_methods(explainer: Explainer, inputs: Inputs, config: ExplanationConfig) -> None:
+    """Try all methods, best on a single input and before anything that takes long.
+
+    Args:
+        explainer: Of texts or images.
+        inputs: Some inputs.
+        config: The methods.
+
+    Raises:
+        ValueError: A method does not suit the classifier or the inputs; the message names it.
+    """
+    for method in config.methods:
+        try:
+            explain(explainer.classifier, inputs.items, method, batch_size=config.batch_size)
+            explainer.check(inputs, method)
+        except ValueError as error:
+            raise ValueError(f"explanations by {method}: {error}") from error
 
 
 def explanation_section(
-    classifier: TextClassifier,
-    data: Sequence[tuple[str, int]],
-    logs: Mapping[str, AttackLog],
-    method: str,
-    *,
-    examples: int = 5,
-    texts: int = 100,
-    n_boot: int = 1000,
-    seed: int = 0,
+    explainer: Explainer, sets: Sequence[Inputs], config: ExplanationConfig | None = None
 ) -> Section:
-    """Word maps of texts before and after attacks, and how the probability falls as their words go.
+    """Maps of inputs before and after attacks, and numbers that say how far maps can be trusted.
+
+    Cost of each method, for each input: its own, twice for attacked inputs and three times more for the test
+    with weights drawn anew; and 33 forward passes. Memory is bounded by the batch size.
 
     Args:
-        classifier: The classifier.
-        data: Texts with labels; some are explained if there are no logs.
-        logs: Logs of attacks on the classifier, by name.
-        method: A name of `robustkit.interpret.METHODS`.
-        examples: Groups of word maps for each attack.
-        texts: Texts behind a deletion curve at most, drawn at random.
-        n_boot: Bootstrap samples for intervals; 0 for none.
-        seed: Of what is drawn.
+        explainer: Of texts or images.
+        sets: Inputs, the first as they are; those of an attack with what they were before.
+        config: Settings.
 
     Raises:
         ValueError: See `robustkit.interpret.explain`.
     """
-    rng = np.random.default_rng(seed)
-    won = {name: [record for record in log if record.outcome == "Successful"] for name, log in logs.items()}
-    won = {name: records for name, records in won.items() if records}
-    plain = [row for row in data if row[0].strip()]
-    drawn = [plain[i] for i in _drawn(rng, len(plain), texts)]
-    sets = {"texts as they are": [text for text, _ in drawn]}
-    sets |= {
-        f"{name}, altered texts": [
-            strip_marks(records[i].perturbed_text) for i in _drawn(rng, len(records), texts)
-        ]
-        for name, records in won.items()
-    }
-    curves = {name: _curves(classifier, own, method, seed) for name, own in sets.items() if own}
-    parts: list[Part] = [
-        f"Maps by {method.replace('_', ' ')} of the predicted class: how much each word has to do with its "
-        "score. None is a proof of what the classifier does. The curves say how far the maps can be trusted: "
-        "the tokens of a text are replaced, in the order of their numbers, by the padding token. The "
-        "probability of the predicted class should fall fast if the most important go first, and stay if the "
-        "least important do; maps whose curves are like those of a random order say nothing.",
-        _table(curves, n_boot),
-        *(_figure(name, own) for name, own in curves.items()),
+    config = config or ExplanationConfig()
+    drawn = [_sample(own, config.sample, config.seed) for own in sets if len(own)]
+    attacked = [own for own in drawn if own.before is not None]
+    with Progress(sum(map(len, drawn)) + len(drawn[0]), "explanations") as bar:
+        found = {own.name: _measured(explainer, own, config, bar) for own in drawn}
+        anew = _anew(explainer, drawn[0], config, bar)
+    parts: list[Part] = [_introduction(explainer, config), _deletion(explainer, found, config)]
+    if attacked:
+        parts.append(_likeness(explainer, attacked, found, config))
+    if any(own.smoothness for measured in found.values() for own in measured.values()):
+        parts.append(_smoothness(explainer, found, config))
+    parts.append(anew)
+    parts += [
+        _figure(f"Deletion: {name}, {_spelled(method)}", own.curves, explainer)
+        for name, measured in found.items()
+        for method, own in measured.items()
     ]
-    note = (
-        "Orange words speak for the class that is named, blue ones against it; the strongest word of a text "
-        "has the full shade."
-    )
-    if logs:
-        for name, records in won.items():
-            chosen = [records[i] for i in _drawn(rng, len(records), examples)]
-            parts.append(_attacked(classifier, name, chosen, method, note))
-    else:
-        shown = _shaded(classifier, [text for text, _ in drawn[:examples]], method)
-        groups = tuple(
-            (f"labelled {classifier.labels[label]}", (text,))
-            for text, (_, label) in zip(shown, drawn, strict=False)
-        )
-        parts.append(Shades("Word maps", groups, note))
+    if config.examples:
+        parts += [
+            explainer.shown(_sample(own, config.examples, config.seed), config) for own in attacked or drawn
+        ]
     return Section("explanations", "Explanations", tuple(parts))
 
 
-def _drawn(rng: np.random.Generator, count: int, most: int) -> list[int]:
-    return sorted(rng.permutation(count)[:most].tolist())
+def _sample(inputs: Inputs, most: int, seed: int) -> Inputs:
+    rng = np.random.default_rng(derive_seed("explained", seed, inputs.name, most))
+    return inputs.take(sorted(rng.permutation(len(inputs))[:most].tolist()))
 
 
-def _curves(
-    classifier: TextClassifier, texts: Sequence[str], method: str, seed: int
-) -> dict[str, NDArray[np.float64]]:
-    """The predicted class's probability for each text and share of tokens gone, by order."""
-    found: dict[str, list[list[float]]] = {order: [] for order in _ORDERS}
-    for part in _batches(sorted(texts, key=len)):
-        own = explain(classifier, part, method)
-        generator = torch.Generator().manual_seed(seed + len(found[_ORDERS[0]]))
-        chance = replace(own, values=torch.rand(own.values.shape, generator=generator).to(own.values))
-        for order, attribution in zip(_ORDERS, (own, chance, own), strict=True):
-            first: Literal["most", "least"] = "least" if order == _ORDERS[2] else "most"
-            found[order] += sensitivity_curve(
-                classifier, part, attribution, first=first, fractions=FRACTIONS
-            )["each"]
-    return {order: np.array(rows) for order, rows in found.items()}
+# Numbers ----------------------------------------------------------------------------------------------------
 
 
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(texts), _BATCH):
-        yield list(texts[start : start + _BATCH])
+@dataclass
+class _Measured:
+    """What is found of one method's maps of a set, a row for each input.
+
+    Attributes:
+        curves: The predicted class's probability ``(n, len(FRACTIONS))``, by order.
+        likeness: To the map before the attack.
+        smoothness: See `Explainer.smoothness`.
+    """
+
+    curves: dict[str, list[list[float]]] = field(default_factory=lambda: {order: [] for order in _ORDERS})
+    likeness: list[float] = field(default_factory=list)
+    smoothness: list[float] = field(default_factory=list)
 
 
-def _table(curves: Mapping[str, Mapping[str, NDArray[np.float64]]], n_boot: int) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for name, own in curves.items():
-        areas = [np.asarray(np.trapezoid(own[order], FRACTIONS, axis=1)) for order in _ORDERS]
-        rows.append((name, len(areas[0]), *(_mean(one, n_boot) for one in areas)))
-    note = "Area under the probability of the predicted class, mean over texts."
-    if n_boot:
-        note += f" In brackets 95 % bootstrap intervals, {n_boot} samples."
-    return Table("Deletion", ("texts", "n", *_ORDERS), tuple(rows), note)
-
-
-def _mean(values: NDArray[np.float64], n_boot: int) -> Estimate:
-    if not n_boot or not len(values):
-        return Estimate(float(values.mean()) if len(values) else math.nan)
-    drawn = np.random.default_rng(0).integers(len(values), size=(n_boot, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
-    return Estimate(float(values.mean()), low=float(low), high=float(high))
-
-
-def _figure(name: str, curves: Mapping[str, NDArray[np.float64]]) -> Figure:
-    return curves_figure(
-        f"Deletion: {name}",
-        {order: (FRACTIONS, own.mean(axis=0)) for order, own in curves.items()},
-        x_label="share of tokens replaced",
-        y_label="probability of the predicted class",
-        unit_square=True,
-    )
-
-
-def _attacked(
-    classifier: TextClassifier, name: str, records: Sequence[AttackRecord], method: str, note: str
-) -> Shades:
-    before = _shaded(classifier, [strip_marks(record.original_text) for record in records], method)
-    after = _shaded(classifier, [strip_marks(record.perturbed_text) for record in records], method)
-    groups = tuple(
-        (
-            f"{classifier.labels[record.ground_truth_output]} → {classifier.labels[record.perturbed_output]}",
-            (replace(one, name=f"original: {one.name}"), replace(other, name=f"altered: {other.name}")),
-        )
-        for record, one, other in zip(records, before, after, strict=True)
-    )
-    return Shades(f"Word maps: {name}", groups, f"{note} Successful attacks, drawn at random.")
-
-
-def _shaded(classifier: TextClassifier, texts: Sequence[str], method: str) -> list[ShadedText]:
-    found = []
-    for part in _batches(texts):
-        own = explain(classifier, part, method)
-        sure = classifier.probabilities(part)
-        found += [_shades(own, row, float(sure[row, int(own.target[row])])) for row in range(len(part))]
+def _measured(
+    explainer: Explainer, inputs: Inputs, config: ExplanationConfig, bar: Progress
+) -> dict[str, _Measured]:
+    """By method."""
+    found = {method: _Measured() for method in config.methods}
+    done = 0
+    for part in inputs.batches(config.batch_size):
+        chance: list[list[float]] | None = None
+        for method, own in found.items():
+            maps = _maps(explainer, part.items, method, config)
+            if chance is None:
+                noise = _noise(
+                    maps, [derive_seed("order", config.seed, done + row) for row in range(len(part))]
+                )
+                chance = _curves(explainer, part, noise, config, "most")
+            own.curves[_ORDERS[0]] += _curves(explainer, part, maps, config, "most")
+            own.curves[_ORDERS[1]] += chance
+            own.curves[_ORDERS[2]] += _curves(explainer, part, maps, config, "least")
+            if part.before is not None:
+                before = _maps(explainer, part.before, method, config)
+                own.likeness += explainer.likeness(before, maps).tolist()
+            if (smoothness := explainer.smoothness(maps)) is not None:
+                own.smoothness += smoothness.tolist()
+        done += len(part)
+        bar.advance(len(part))
     return found
 
 
-def _shades(own: Attribution, row: int, probability: float) -> ShadedText:
-    """One text, shaded by its map; the largest number has the full shade."""
-    assert own.text is not None
-    scores = [score for _, score in own[row : row + 1].word_scores()[0]]
-    most = max(map(abs, scores), default=0.0) or 1.0
-    text = own.text.texts[row]
-    assert isinstance(text, str)
-    shown = [
-        (piece, 0.0 if score is None else score / most)
-        for piece, score in pieces(text, own.text.words[row], scores)
-        if piece
-    ]
-    return ShadedText(f"{own.label(row)}, {probability:.2f}", tuple(shown))
+def _maps(
+    explainer: Explainer, items: list[str] | Tensor, method: str, config: ExplanationConfig
+) -> Attribution:
+    return explain(explainer.classifier, items, method, batch_size=config.batch_size)
+
+
+def _noise(maps: Attribution, seeds: Sequence[int]) -> Attribution:
+    """The same explanation with random numbers in its maps, whatever the batch."""
+    shape = maps.map().shape[1:]
+    drawn = torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(one)) for one in seeds])
+    return replace(maps, values=drawn.to(maps.values).unsqueeze(1 if maps.text is None else 2))
+
+
+def _curves(
+    explainer: Explainer,
+    inputs: Inputs,
+    maps: Attribution,
+    config: ExplanationConfig,
+    first: Literal["most", "least"],
+) -> list[list[float]]:
+    found: list[list[float]] = sensitivity_curve(
+        explainer.classifier,
+        inputs.items,
+        maps,
+        first=first,
+        fractions=FRACTIONS,
+        batch_size=config.batch_size,
+    )["each"]
+    return found
+
+
+def _anew(explainer: Explainer, inputs: Inputs, config: ExplanationConfig, bar: Progress) -> Part:
+    """Maps against those of the same network with half and with all of its layers drawn anew."""
+    layers = len(layers_in_order(explainer.classifier, inputs.take([0]).items))
+    if not layers:
+        return (
+            "No layer of this network can be drawn anew, so nobody knows whether maps depend on its weights."
+        )
+    methods = {method: method for method in config.methods}
+    each: dict[str, list[Tensor]] = {method: [] for method in methods}
+    tested: dict[str, Any] = {}
+    for part in inputs.batches(config.batch_size):
+        tested = randomisation_test(
+            explainer.classifier,
+            part.items,
+            methods,
+            every=-(-layers // 2),
+            skip_zeros=True,
+            seed=config.seed,
+            batch_size=config.batch_size,
+        )
+        for method in methods:
+            each[method].append(tested["each"][method])
+        bar.advance(len(part))
+    rows = []
+    for method in methods:
+        steps = torch.cat(each[method], dim=1).numpy()
+        rows.append((_spelled(method), *_estimates(steps[-1], steps, config)))
+    kept = (
+        f" {len(tested['kept'])} tensors of weights outside of these layers stay." if tested["kept"] else ""
+    )
+    return Table(
+        "Do maps depend on the weights?",
+        ("method", "n", *(f"top {step} of {layers} layers anew" for step in tested["steps"])),
+        tuple(rows),
+        "Rank correlation of a map, in sizes, with that of the same network after layers were drawn anew, "
+        f"mean over {explainer.inputs} as they are; {explainer.entries} that are 0 in both do not count. "
+        "Near 1 the map would be much the same if those layers had learned nothing, and cannot say what they "
+        "did learn. Maps that are multiplied by the input keep something of it in any case. Adebayo et al. "
+        f"2018, arXiv 1810.03292.{kept} {interval_note(config.n_boot)}".strip(),
+    )
+
+
+def _estimates(counted: Numbers, columns: Iterable[Numbers], config: ExplanationConfig) -> tuple[Cell, ...]:
+    """The number of values that there are, and the mean of each column."""
+    return int((~np.isnan(counted)).sum()), *(bootstrap_mean(column, config.n_boot) for column in columns)
+
+
+# Parts ------------------------------------------------------------------------------------------------------
+
+
+def _spelled(method: str) -> str:
+    return method.replace("_", " ")
+
+
+def _introduction(explainer: Explainer, config: ExplanationConfig) -> str:
+    return (
+        f"Maps by {', '.join(map(_spelled, config.methods))} of the predicted class: how much each of an "
+        f"input's {explainer.entries} has to do with its score. None is a proof of what the classifier does; "
+        f"the tables say how far these can be trusted. At most {config.sample} {explainer.inputs}, drawn at "
+        "random, are behind each number."
+    )
+
+
+def _deletion(
+    explainer: Explainer, found: Mapping[str, Mapping[str, _Measured]], config: ExplanationConfig
+) -> Table:
+    rows = []
+    for name, measured in found.items():
+        for method, own in measured.items():
+            areas = [np.trapezoid(np.array(own.curves[order]), FRACTIONS, axis=1) for order in _ORDERS]
+            rows.append((name, _spelled(method), *_estimates(areas[0], areas, config)))
+    return Table(
+        "Deletion",
+        (explainer.inputs, "method", "n", *_ORDERS),
+        tuple(rows),
+        f"The {explainer.entries} of an input are replaced by {explainer.substitute}, in the order of their "
+        f"numbers. Area under the probability of the predicted class, mean over {explainer.inputs}: it "
+        "should be small if the most important go first, large if the least important do. A map whose areas "
+        f"are like those of a random order says nothing. {interval_note(config.n_boot)}".strip(),
+    )
+
+
+def _likeness(
+    explainer: Explainer,
+    attacked: Sequence[Inputs],
+    found: Mapping[str, Mapping[str, _Measured]],
+    config: ExplanationConfig,
+) -> Table:
+    rows = []
+    for inputs in attacked:
+        for method, own in found[inputs.name].items():
+            values = np.array(own.likeness)
+            rows.append((inputs.name, _spelled(method), *_estimates(values, [values], config)))
+    return Table(
+        "Maps before and after attacks",
+        ("attack", "method", "n", "rank correlation"),
+        tuple(rows),
+        "Of the sizes of a map's numbers before and after the attack: 1 if the map points at the same places "
+        "in the same order, 0 if it has nothing to do with the one before. Each map is of the class that is "
+        f"predicted there. {explainer.likeness_note} {interval_note(config.n_boot)}".strip(),
+    )
+
+
+def _smoothness(
+    explainer: Explainer, found: Mapping[str, Mapping[str, _Measured]], config: ExplanationConfig
+) -> Table:
+    rows = []
+    for name, measured in found.items():
+        for method, own in measured.items():
+            values = np.array(own.smoothness)
+            rows.append((name, _spelled(method), *_estimates(values, [values], config)))
+    return Table(
+        "Smoothness of maps",
+        (explainer.inputs, "method", "n", "total variation"),
+        tuple(rows),
+        "Sum of the differences between neighbours, as a share of the sum of sizes: small for smooth maps, "
+        "whatever their scale. A smooth map is easier to look at, and not more right. What is known of the "
+        "gradients of robust networks is in the documentation, docs/bridging.md. "
+        f"{interval_note(config.n_boot)}".strip(),
+    )
+
+
+def _figure(title: str, curves: Mapping[str, list[list[float]]], explainer: Explainer) -> Figure:
+    return curves_figure(
+        title,
+        {order: (FRACTIONS, np.mean(curves[order], axis=0)) for order in _ORDERS},
+        x_label=f"share of {explainer.entries} replaced",
+        y_label="probability of the predicted class",
+        unit_square=True,
+    )

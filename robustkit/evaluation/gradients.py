@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,13 +16,21 @@ from robustkit.attacks.gradient.suite import Stage, SuiteResult
 from robustkit.attacks.gradient.victims import Model
 from robustkit.classifiers.images import ImageClassifier
 from robustkit.classifiers.text import TextClassifier
+from robustkit.evaluation.explained_images import ImageExplainer, image_explanation_section
+from robustkit.evaluation.explanations import ExplanationConfig, Inputs, check_methods
 from robustkit.evaluation.figures import curves_figure
 from robustkit.evaluation.images import LabelledImages
 from robustkit.evaluation.report import RobustnessReport
 from trainkit.cards import collect_versions
 from trainkit.report import Cell, Estimate, Figure, Part, Section, Table
 
-__all__ = ["GradientConfig", "evaluate_images", "gradient_section", "text_gradient_section"]
+__all__ = [
+    "GradientConfig",
+    "evaluate_images",
+    "gradient_attacks",
+    "gradient_section",
+    "text_gradient_section",
+]
 
 
 @dataclass(frozen=True)
@@ -46,17 +54,15 @@ class GradientConfig:
     seed: int = 0
 
 
-def gradient_section(
+def gradient_attacks(
     model: Model,
     inputs: Tensor,
     labels: Tensor,
     threat: PerturbationSet,
     classes: int,
-    *,
-    shown: str,
     config: GradientConfig | None = None,
-) -> Section:
-    """Attacks a model with PGD, its margin form and a suite of attacks, and follows PGD step by step.
+) -> dict[str, SuiteResult]:
+    """Attacks a model with PGD, its margin form and a suite of attacks.
 
     Args:
         model: As for `Attack.perturb`.
@@ -64,8 +70,10 @@ def gradient_section(
         labels: int64 ``(n,)``.
         threat: The perturbations that are allowed.
         classes: Number of the model's classes.
-        shown: What the report calls the threat.
         config: Settings.
+
+    Returns:
+        What they found, by name: PGD first, the suite last.
 
     Raises:
         ValueError: Inputs outside the box or empty, labels out of range.
@@ -79,10 +87,41 @@ def gradient_section(
             threat, classes, steps=config.suite_steps, queries=config.queries, batch_size=config.batch_size
         ),
     }
-    found = {
+    return {
         name: suite.run(model, inputs, labels, seed=config.seed, progress=True)
         for name, suite in suites.items()
     }
+
+
+def gradient_section(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    threat: PerturbationSet,
+    classes: int,
+    *,
+    shown: str,
+    config: GradientConfig | None = None,
+    found: Mapping[str, SuiteResult] | None = None,
+) -> Section:
+    """Accuracy under attacks, what they took, and PGD step by step.
+
+    Args:
+        model: See `gradient_attacks`, as for the rest.
+        inputs: See there.
+        labels: See there.
+        threat: See there.
+        classes: See there.
+        shown: What the report calls the threat.
+        config: Settings.
+        found: What `gradient_attacks` found; None to attack now.
+
+    Raises:
+        ValueError: See `gradient_attacks`.
+    """
+    config = config or GradientConfig()
+    if found is None:
+        found = gradient_attacks(model, inputs, labels, threat, classes, config)
     last = found["suite"]
     n = len(labels)
     rows: list[tuple[Cell, ...]] = [("none", n, _share(last.clean_accuracy, n), 1.0, 0.0, None)]
@@ -149,8 +188,9 @@ def evaluate_images(
     dataset: str = "",
     rows: list[int] | None = None,
     config: GradientConfig | None = None,
+    explained: ExplanationConfig | None = None,
 ) -> RobustnessReport:
-    """A report on an image classifier: accuracy without and under gradient attacks.
+    """A report on an image classifier: accuracy without and under gradient attacks, and explanations.
 
     Args:
         classifier: The classifier.
@@ -160,14 +200,19 @@ def evaluate_images(
         dataset: Name of the data, for the report.
         rows: Which images; None for all. All of them are in memory at once.
         config: Settings.
+        explained: Settings of explanations of images before and under PGD; None for none.
 
     Raises:
-        ValueError: See `gradient_section`.
+        ValueError: See `gradient_attacks`; a method of explanation does not suit the classifier or the size
+            of its images, which is found before any attack.
     """
     config = config or GradientConfig()
-    pixels, labels = images.take(range(len(images)) if rows is None else rows)
+    rows = list(range(len(images))) if rows is None else rows
+    pixels, labels = images.take(rows)
     pixels, labels = pixels.to(classifier.device), labels.to(classifier.device)
     classes = classifier.probabilities(pixels[:1]).shape[1]
+    if explained is not None:
+        check_methods(ImageExplainer(classifier), Inputs("", pixels[:1], [0]), explained)
     facts: dict[str, Cell] = {
         "model": classifier.name,
         "fingerprint": classifier.fingerprint[:16],
@@ -177,8 +222,24 @@ def evaluate_images(
         "seed": config.seed,
         "versions": ", ".join(f"{name} {version}" for name, version in collect_versions().items()),
     }
-    section = gradient_section(classifier, pixels, labels, threat, classes, shown=shown, config=config)
-    return RobustnessReport(f"Robustness of {classifier.name}", (section,), facts)
+    found = gradient_attacks(classifier, pixels, labels, threat, classes, config)
+    sections = [
+        gradient_section(classifier, pixels, labels, threat, classes, shown=shown, config=config, found=found)
+    ]
+    if explained is not None:
+        name, weakest = next(iter(found.items()))
+        sections.append(
+            image_explanation_section(
+                classifier,
+                pixels,
+                labels,
+                weakest.perturbed,
+                attack=f"{name} within {shown}",
+                captions=[images.names[row] for row in rows],
+                config=explained,
+            )
+        )
+    return RobustnessReport(f"Robustness of {classifier.name}", tuple(sections), facts)
 
 
 def _row(name: str, result: SuiteResult, n: int) -> tuple[Cell, ...]:

@@ -24,17 +24,26 @@ class LabelledImages:
         openers: Functions that give a Pillow image each.
         labels: Numbers of classes.
         classifier: Whose processor resizes the images. One of a single channel gets them in grey.
+        names: What each is called, such as its file.
+
+    Attributes:
+        labels: See above.
+        names: See above.
 
     Raises:
         ValueError: The classifier has no processor.
     """
 
     def __init__(
-        self, openers: Sequence[Callable[[], Any]], labels: Sequence[int], classifier: ImageClassifier
+        self,
+        openers: Sequence[Callable[[], Any]],
+        labels: Sequence[int],
+        classifier: ImageClassifier,
+        names: Sequence[str],
     ) -> None:
         if classifier.processor is None:
             raise ValueError("the classifier has no image processor, so nobody knows the size of its images")
-        self._openers, self.labels = list(openers), list(labels)
+        self._openers, self.labels, self.names = list(openers), list(labels), list(names)
         self._processor: Any = classifier.processor
         config = getattr(classifier.model, "config", None)
         self._mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
@@ -114,7 +123,10 @@ def read_labelled_images(folder: str | Path, classifier: ImageClassifier) -> Lab
         if column is None or "label" not in saved.column_names:
             raise ValueError(f"{folder}: no columns 'image' and 'label'; there are {saved.column_names}")
         labels = [_number(known, label, str(folder)) for label in saved["label"]]
-        return LabelledImages([_Row(saved, column, row) for row in range(len(saved))], labels, classifier)
+        rows = range(len(saved))
+        return LabelledImages(
+            [_Row(saved, column, row) for row in rows], labels, classifier, [f"image {row}" for row in rows]
+        )
     files = [
         (file, _number(known, path.name, str(path)))
         for path in sorted(folder.iterdir())
@@ -124,7 +136,12 @@ def read_labelled_images(folder: str | Path, classifier: ImageClassifier) -> Lab
     ]
     if not files:
         raise ValueError(f"{folder} has no images; expected a folder of images for each class")
-    return LabelledImages([_File(file) for file, _ in files], [label for _, label in files], classifier)
+    return LabelledImages(
+        [_File(file) for file, _ in files],
+        [label for _, label in files],
+        classifier,
+        [str(file.relative_to(folder)) for file, _ in files],
+    )
 
 
 class _File:

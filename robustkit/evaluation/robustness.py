@@ -16,7 +16,7 @@ from robustkit.attacks.logs import AttackLog, AttackRecord, strip_marks
 from robustkit.detection.metrics import DetectionReport, detection_report, roc_curve, threshold_from_clean
 from robustkit.detection.scenarios import DetectionSet, make_scenario, split_log
 from robustkit.evaluation.figures import curves_figure
-from robustkit.evaluation.report import RobustnessReport, attack_example
+from robustkit.evaluation.report import RobustnessReport, attack_example, interval_note
 from trainkit.cards import collect_versions
 from trainkit.progress import Progress
 from trainkit.report import Cell, Estimate, Examples, Figure, Part, Section, Table
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from robustkit.classifiers.features import Features
     from robustkit.classifiers.text import TextClassifier
     from robustkit.detection.base import Detector
+    from robustkit.evaluation.explanations import ExplanationConfig
 
 __all__ = [
     "EvaluationConfig",
@@ -57,8 +58,6 @@ class EvaluationConfig:
         examples: Example pairs shown for each attack.
         lock_step: Texts attacked at the same time.
         query_budget: Texts that an attack may show the classifier for one example; None for any number.
-        explain: Attribution method whose word maps and deletion curves the report shows, a name of
-            `robustkit.interpret.METHODS`; None for none.
     """
 
     scenarios: tuple[Scenario, ...] = ("s1", "s2")
@@ -70,7 +69,6 @@ class EvaluationConfig:
     examples: int = 5
     lock_step: int = 64
     query_budget: int | None = None
-    explain: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("scenarios", "seeds"):
@@ -99,6 +97,7 @@ def evaluate_robustness(
     folder: str | Path | None = None,
     dataset: str = "",
     config: EvaluationConfig | None = None,
+    explained: ExplanationConfig | None = None,
 ) -> RobustnessReport:
     """Attack a classifier, let detectors look at the attacked texts, report both.
 
@@ -118,13 +117,15 @@ def evaluate_robustness(
             interruption, takes from them what is there.
         dataset: Name of the data, for the report.
         config: Settings.
+        explained: Settings of explanations of texts and of successful attacks; None for none.
 
     Returns:
         The report; nothing is written but logs.
 
     Raises:
         ValueError: There is no data, a label is unknown, a log or the data is too short for a threshold, a
-            detector has no training texts, or the training texts have one class only.
+            detector has no training texts, the training texts have one class only, or a method of
+            explanation does not suit the classifier. All but a broken log is found before any attack.
 
     Example:
         ```python
@@ -137,11 +138,12 @@ def evaluate_robustness(
     config = config or EvaluationConfig()
     detectors = dict(detectors or {})
     _check(classifier, data, attacks, detectors, train, config)
-    if config.explain is not None:
-        from robustkit.interpret.explaining import explain
+    if explained is not None:
+        from robustkit.evaluation.explained_texts import TextExplainer, text_explanation_section
+        from robustkit.evaluation.explanations import Inputs, check_methods
 
-        # A method that does not suit the classifier is found before hours of attacks.
-        explain(classifier, [next((text for text, _ in data if text.strip()), "")], config.explain)
+        some = next((text for text, _ in data if text.strip()), "")
+        check_methods(TextExplainer(classifier), Inputs("", [some], [0]), explained)
     logs = {
         name: attack
         if isinstance(attack, AttackLog)
@@ -172,15 +174,8 @@ def evaluate_robustness(
             detection_section(classifier, logs, detectors, train=train, dataset=dataset, config=config)
         )
     sections.append(example_section(logs, classifier.labels, config.examples, seed=config.seeds[0]))
-    if config.explain is not None:
-        from robustkit.evaluation.explanations import explanation_section
-
-        sections.append(
-            explanation_section(
-                classifier, data, logs, config.explain, examples=config.examples, n_boot=config.n_boot,
-                seed=config.seeds[0],
-            )
-        )  # fmt: skip
+    if explained is not None:
+        sections.append(text_explanation_section(classifier, data, logs, explained))
     return RobustnessReport(
         f"Robustness of {classifier.name}",
         tuple(section for section in sections if section.parts),
@@ -248,7 +243,7 @@ def _accuracy_section(
         if (labels == label).any():
             chosen = right[labels == label]
             rows.append((name, len(chosen), _share(chosen, config.n_boot)))
-    table = Table("Accuracy", ("class", "texts", "accuracy"), tuple(rows), _interval_note(config.n_boot))
+    table = Table("Accuracy", ("class", "texts", "accuracy"), tuple(rows), interval_note(config.n_boot))
     return Section("accuracy", "Accuracy without attack", (table,))
 
 
@@ -296,7 +291,7 @@ def attack_section(
     if encoder is not None:
         columns = (*columns, "similarity")
         note += " Similarity: mean cosine of sentence vectors before and after a successful attack."
-    note = f"{note} {_interval_note(n_boot)}".strip()
+    note = f"{note} {interval_note(n_boot)}".strip()
     return Section("attacks", "Word attacks", (Table("Accuracy under attack", columns, tuple(rows), note),))
 
 
@@ -678,7 +673,3 @@ def _mean(values: Sequence[float], interval: tuple[float, float] | None = None) 
 
 def _value(cell: Cell) -> Cell:
     return cell.value if isinstance(cell, Estimate) else cell
-
-
-def _interval_note(n_boot: int) -> str:
-    return f"In brackets 95 % bootstrap intervals, {n_boot} samples." if n_boot else ""

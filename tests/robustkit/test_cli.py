@@ -351,11 +351,11 @@ def test_evaluate_explains_without_an_attack_and_with_a_log(files: Files, log: s
         "12",
         "--explain",
     ]
-    for extra, maps in (([], "Word maps"), (["--log", f"given={log}"], "Word maps: given")):
+    for extra, maps in (([], "Word maps"), (["--log", f"given={log}"], "Word maps: given, altered texts")):
         out = tmp_path / maps
         assert call(*start, "gradient_times_input", "--out", str(out), *extra).exit_code == 0
         section = RobustnessReport.read(out).section("explanations")
-        assert section.table("Deletion").rows[0][1] == 12
+        assert section.table("Deletion").rows[0][2] == 12
         assert [part.title for part in section.parts if isinstance(part, Shades)] == [maps]
         assert 'class="shade"' in (out / "report.html").read_text(encoding="utf-8")
 

@@ -85,6 +85,7 @@ def test_a_folder_for_each_class_is_read(folder: Path, classifier: ImageClassifi
     images = read_labelled_images(folder, classifier)
     assert class_names(folder) == ("day", "night") and holds_images(folder)
     assert len(images) == 8 and images.labels == [0] * 4 + [1] * 4
+    assert images.names[3:5] == [str(Path("day", "3.png")), str(Path("night", "0.png"))]
     drawn, label = images[1]
     assert drawn.shape == (3, 8, 8) and label == 0
     torch.testing.assert_close(drawn[0], torch.full((8, 8), 201 / 255), rtol=0, atol=1e-6)
@@ -103,6 +104,7 @@ def test_a_saved_data_set_is_read(tmp_path: Path, folder: Path, classifier: Imag
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["day", "night"]))
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "images"))
     images = read_labelled_images(tmp_path / "images", classifier)
+    assert images.names == ["image 0", "image 1"]
     assert images.labels == [1, 0] and class_names(tmp_path / "images") == ("day", "night")
     torch.testing.assert_close(images[0][0][0], torch.full((8, 8), 43 / 255), rtol=0, atol=1e-6)
     texts = datasets.Dataset.from_dict({"text": ["fine", "bad"], "label": [1, 0]})
@@ -132,7 +134,7 @@ def test_images_that_cannot_be_used_are_refused(tmp_path: Path, classifier: Imag
     with pytest.raises(ValueError, match="label 'dusk' is unknown; the classifier knows day, night"):
         read_labelled_images(tmp_path, classifier)
     with pytest.raises(ValueError, match="no image processor"):
-        LabelledImages([], [], ImageClassifier(nn.Flatten()))
+        LabelledImages([], [], ImageClassifier(nn.Flatten()), [])
 
 
 # The report
