@@ -112,9 +112,10 @@ class WordReader:
             most left-to-right models) or does not say how much the reader takes.
 
     Example:
-        >>> reader = WordReader.from_pretrained("my-reader")
-        >>> [w.word for w in reader.word_log_odds(["a decent movie"])[0] if w.log_odds > 0]
-        ['decent']
+        ```python
+        reader = WordReader.from_pretrained("my-reader")
+        suspicious = [word for word in reader.word_log_odds(["a decent movie"])[0] if word.log_odds > 0]
+        ```
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
