@@ -345,7 +345,7 @@ def _spelled(method: str) -> str:
 
 def _introduction(explainer: Explainer, config: ExplanationConfig) -> str:
     return (
-        f"Maps by {', '.join(map(_spelled, config.methods))} of the predicted class: how much each of an "
+        f"Maps of the predicted class by {', '.join(map(_spelled, config.methods))}: how much each of an "
         f"input's {explainer.entries} has to do with its score. None is a proof of what the classifier does; "
         f"the tables say how far these can be trusted. At most {config.sample} {explainer.inputs}, drawn at "
         "random, are behind each number."
@@ -367,7 +367,7 @@ def _deletion(
         f"The {explainer.entries} of an input are replaced by {explainer.substitute}, in the order of their "
         f"numbers. Area under the probability of the predicted class, mean over {explainer.inputs}: it "
         "should be small if the most important go first, large if the least important do. A map whose areas "
-        f"are like those of a random order says nothing. {interval_note(config.n_boot)}".strip(),
+        f"are no better than those of a random order says nothing. {interval_note(config.n_boot)}".strip(),
     )
 
 
@@ -404,7 +404,7 @@ def _smoothness(
         "Smoothness of maps",
         (explainer.inputs, "method", "n", "total variation"),
         tuple(rows),
-        "Sum of the differences between neighbours, as a share of the sum of sizes: small for smooth maps, "
+        "Sum of the differences between neighbours, divided by the sum of sizes: small for smooth maps, "
         "whatever their scale. A smooth map is easier to look at, and not more right. What is known of the "
         "gradients of robust networks is in the documentation, docs/bridging.md. "
         f"{interval_note(config.n_boot)}".strip(),
