@@ -33,7 +33,7 @@ from trainkit.loop import fit
 from trainkit.objectives import Loss
 from trainkit.seeding import derive_seed, preserved_rng
 
-from .base import Detector, texts_of
+from .base import _GIVEN, Detector, texts_of
 from .replaced_edits import RATES, Edited, Source, edited_copies
 
 if TYPE_CHECKING:
@@ -309,8 +309,9 @@ def _load(folder: Path, *, new_head: bool) -> PreTrainedModel:
             f"{str(folder)!r} holds a {found[0]}, no trained reader; train one with train_replaced_words"
         )
     model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(
-        folder, config=config, use_safetensors=True, local_files_only=True, ignore_mismatched_sizes=new_head
-    )
+        folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
+        ignore_mismatched_sizes=new_head,
+    )  # fmt: skip
     return model
 
 
@@ -562,7 +563,8 @@ class ReplacedWordsDetector(Detector):
     a forward pass of the reader, more for long texts.
 
     Args:
-        reader: A trained reader, such as that of `train_replaced_words`; saved with the detector.
+        reader: A trained reader, such as that of `train_replaced_words`; saved with the detector, and loaded
+            to the device of the classifier that is given then.
         truncate: Read only the first tokens of a text, as many as the reader takes at once, instead of the
             whole in windows.
 
@@ -609,4 +611,6 @@ class ReplacedWordsDetector(Detector):
 
     @classmethod
     def _parts(cls, directory: Path) -> dict[str, object]:
-        return {"reader": WordReader.from_pretrained(directory / _READER)}
+        classifier, _ = _GIVEN.get()
+        device = None if classifier is None else classifier.device
+        return {"reader": WordReader.from_pretrained(directory / _READER, device=device)}
