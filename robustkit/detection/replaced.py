@@ -34,7 +34,7 @@ from trainkit.objectives import Loss
 from trainkit.seeding import derive_seed, preserved_rng
 
 from .base import _GIVEN, Detector, texts_of
-from .replaced_edits import RATES, Edited, Source, edited_copies
+from .replaced_edits import RATES, Edited, Source, edited_copies, offers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -443,25 +443,12 @@ def train_replaced_words(
         ```
     """
     from accelerate import PartialState
-    from transformers import AutoTokenizer
 
     settings = settings or ReplacedWordsSettings()
-    rows = _rows(texts, sources, frozenset(word.lower() for word in spared), settings, seed)
-    folder = _model_folder(encoder, revision)
-    with preserved_rng():
-        torch.manual_seed(seed)
-        model = _load(folder, new_head=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    _check_tokenizer(tokenizer)
-    special = tokenizer.num_special_tokens_to_add()
-    limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
-    if not special < settings.max_length <= limit:
-        raise ValueError(
-            f"max_length is {settings.max_length}; expected more than the {special} special tokens and at "
-            f"most {limit}, what the encoder takes"
-        )
-    tokenizer.model_max_length = settings.max_length
+    _check_texts(texts, sources)
+    model, tokenizer = _untrained(_model_folder(encoder, revision), settings.max_length, seed)
     _warn_of_long(texts, tokenizer)
+    rows = _rows(texts, sources, frozenset(word.lower() for word in spared), settings, seed)
     processes = PartialState(cpu=not torch.accelerator.is_available())
     if output_dir is not None:
         _claim(Path(output_dir), rows, write=processes.is_main_process)
@@ -486,14 +473,7 @@ def train_replaced_words(
     return ReplacedWordsDetector(WordReader(model, tokenizer))
 
 
-def _rows(
-    texts: Sequence[str],
-    sources: Sequence[Source],
-    spared: frozenset[str],
-    settings: ReplacedWordsSettings,
-    seed: int,
-) -> list[Edited]:
-    """What is learned from: the texts, and copies of them with words replaced, several times over."""
+def _check_texts(texts: Sequence[str], sources: Sequence[Source]) -> None:
     if isinstance(texts, str):
         raise TypeError("texts is a str; expected a sequence of texts")
     for number, text in enumerate(texts):
@@ -503,6 +483,38 @@ def _rows(
         raise ValueError("texts is empty: there is nothing to learn from")
     if not sources:
         raise ValueError("sources is empty; expected at least one, such as typos or WordNetSwap(wordnet)")
+    for source in sources:
+        offers_of(source)
+
+
+def _untrained(folder: Path, max_length: int, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The encoder with a new head, and its tokenizer, which reads ``max_length`` tokens."""
+    from transformers import AutoTokenizer
+
+    with preserved_rng():
+        torch.manual_seed(seed)
+        model = _load(folder, new_head=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    _check_tokenizer(tokenizer)
+    special = tokenizer.num_special_tokens_to_add()
+    limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 10**9)
+    if not special < max_length <= limit:
+        raise ValueError(
+            f"max_length is {max_length}; expected more than the {special} special tokens and at most "
+            f"{limit}, what the encoder takes"
+        )
+    tokenizer.model_max_length = max_length
+    return model, tokenizer
+
+
+def _rows(
+    texts: Sequence[str],
+    sources: Sequence[Source],
+    spared: frozenset[str],
+    settings: ReplacedWordsSettings,
+    seed: int,
+) -> list[Edited]:
+    """What is learned from: the texts, and copies of them with words replaced, several times over."""
     rows = []
     for copy in range(settings.copies):
         copy_seed = derive_seed("copy", seed, copy)

@@ -319,6 +319,8 @@ def test_input_that_cannot_be_learned_from_is_refused(encoder: Path, tmp_path: P
             train_replaced_words(texts, encoder, [alien], spared=SPARED, settings=SETTINGS)
     with pytest.raises(ValueError, match="sources is empty"):
         train_replaced_words(TEXTS, encoder, [], settings=SETTINGS)
+    with pytest.raises(TypeError, match="a source is a dict"):
+        train_replaced_words(TEXTS, encoder, [typos, {"film": "movie"}], settings=SETTINGS)
     with pytest.raises(ValueError, match="no word of the 240 texts was replaced"):
         train_replaced_words(TEXTS, encoder, [lambda word, rng: [word]], settings=SETTINGS)
     with pytest.raises(ValueError, match=r"max_length is 65; .* 2 special tokens and at most 64"):
