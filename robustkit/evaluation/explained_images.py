@@ -74,7 +74,7 @@ class ImageExplainer(Explainer):
         strips = [strip for part in inputs.batches(config.batch_size) for strip in self._strips(part, config)]
         note = (
             "Red pixels speak for the class that is named, blue ones against it; each map has a scale of its "
-            "own, cut at its percentiles 0.5 and 99.5. Drawn at random."
+            "own, cut at its percentiles 0.5 and 99.5. Numbers without sign are all red. Drawn at random."
         )
         if inputs.before is not None:
             note += (

@@ -77,7 +77,8 @@ class TextExplainer(Explainer):
             "Word maps" if inputs.before is None else f"Word maps: {inputs.name}",
             tuple((f"labelled {label}", tuple(line)) for label, line in zip(labels, lines, strict=True)),
             "Orange words speak for the class that is named, blue ones against it; the strongest word of a "
-            "text has the full shade. Drawn at random.",
+            "text has the full shade. Numbers without sign, such as a gradient's size, are all orange. "
+            "Drawn at random.",
         )
 
 

@@ -181,20 +181,22 @@ def explanation_section(
         config: Settings.
 
     Raises:
-        ValueError: See `robustkit.interpret.explain`.
+        ValueError: There are no inputs as they are; see `robustkit.interpret.explain`.
     """
     config = config or ExplanationConfig()
+    if not sets or not len(sets[0]):
+        raise ValueError(f"there are no {explainer.inputs} to explain")
     drawn = [_sample(own, config.sample, config.seed) for own in sets if len(own)]
     attacked = [own for own in drawn if own.before is not None]
     with Progress(sum(map(len, drawn)) + len(drawn[0]), "explanations") as bar:
         found = {own.name: _measured(explainer, own, config, bar) for own in drawn}
-        anew = _anew(explainer, drawn[0], config, bar)
+        anew = _drawn_anew(explainer, drawn[0], config, bar)
     parts: list[Part] = [_introduction(explainer, config), _deletion(explainer, found, config)]
     if attacked:
         parts.append(_likeness(explainer, attacked, found, config))
     if any(own.smoothness for measured in found.values() for own in measured.values()):
         parts.append(_smoothness(explainer, found, config))
-    parts.append(anew)
+    parts.append(_dependence(explainer, anew, config))
     parts += [
         _figure(f"Deletion: {name}, {_spelled(method)}", own.curves, explainer)
         for name, measured in found.items()
@@ -289,46 +291,47 @@ def _curves(
     return found
 
 
-def _anew(explainer: Explainer, inputs: Inputs, config: ExplanationConfig, bar: Progress) -> Part:
-    """Maps against those of the same network with half and with all of its layers drawn anew."""
+@dataclass
+class _Anew:
+    """Likeness of maps to those of the same network with layers drawn anew.
+
+    Attributes:
+        layers: How many layers can be drawn anew.
+        steps: How many were, from the top: half and all.
+        kept: Tensors of weights that stay.
+        each: By method, ``(len(steps), n)``.
+    """
+
+    layers: int
+    steps: list[int]
+    kept: int
+    each: dict[str, Numbers]
+
+
+def _drawn_anew(
+    explainer: Explainer, inputs: Inputs, config: ExplanationConfig, bar: Progress
+) -> _Anew | None:
+    """None if no layer can be drawn anew."""
     layers = len(layers_in_order(explainer.classifier, inputs.take([0]).items))
     if not layers:
-        return (
-            "No layer of this network can be drawn anew, so nobody knows whether maps depend on its weights."
-        )
-    methods = {method: method for method in config.methods}
-    each: dict[str, list[Tensor]] = {method: [] for method in methods}
-    tested: dict[str, Any] = {}
+        return None
+    parts: list[dict[str, Any]] = []
     for part in inputs.batches(config.batch_size):
         tested = randomisation_test(
             explainer.classifier,
             part.items,
-            methods,
+            {method: method for method in config.methods},
             every=-(-layers // 2),
             skip_zeros=True,
             seed=config.seed,
             batch_size=config.batch_size,
         )
-        for method in methods:
-            each[method].append(tested["each"][method])
+        parts.append(tested)
         bar.advance(len(part))
-    rows = []
-    for method in methods:
-        steps = torch.cat(each[method], dim=1).numpy()
-        rows.append((_spelled(method), *_estimates(steps[-1], steps, config)))
-    kept = (
-        f" {len(tested['kept'])} tensors of weights outside of these layers stay." if tested["kept"] else ""
-    )
-    return Table(
-        "Do maps depend on the weights?",
-        ("method", "n", *(f"top {step} of {layers} layers anew" for step in tested["steps"])),
-        tuple(rows),
-        "Rank correlation of a map, in sizes, with that of the same network after layers were drawn anew, "
-        f"mean over {explainer.inputs} as they are; {explainer.entries} that are 0 in both do not count. "
-        "Near 1 the map would be much the same if those layers had learned nothing, and cannot say what they "
-        "did learn. Maps that are multiplied by the input keep something of it in any case. Adebayo et al. "
-        f"2018, arXiv 1810.03292.{kept} {interval_note(config.n_boot)}".strip(),
-    )
+    each = {
+        method: torch.cat([one["each"][method] for one in parts], dim=1).numpy() for method in config.methods
+    }
+    return _Anew(layers, parts[0]["steps"], len(parts[0]["kept"]), each)
 
 
 def _estimates(counted: Numbers, columns: Iterable[Numbers], config: ExplanationConfig) -> tuple[Cell, ...]:
@@ -408,6 +411,24 @@ def _smoothness(
         "whatever their scale. A smooth map is easier to look at, and not more right. What is known of the "
         "gradients of robust networks is in the documentation, docs/bridging.md. "
         f"{interval_note(config.n_boot)}".strip(),
+    )
+
+
+def _dependence(explainer: Explainer, anew: _Anew | None, config: ExplanationConfig) -> Part:
+    if anew is None:
+        return (
+            "No layer of this network can be drawn anew, so nobody knows whether maps depend on its weights."
+        )
+    kept = f" {anew.kept} tensors of weights outside of these layers stay." if anew.kept else ""
+    return Table(
+        "Do maps depend on the weights?",
+        ("method", "n", *(f"top {step} of {anew.layers} layers anew" for step in anew.steps)),
+        tuple((_spelled(method), *_estimates(own[-1], own, config)) for method, own in anew.each.items()),
+        "Rank correlation of a map, in sizes, with that of the same network after layers were drawn anew, "
+        f"mean over {explainer.inputs} as they are; {explainer.entries} that are 0 in both do not count. "
+        "Near 1 the map would be much the same if those layers had learned nothing, and cannot say what they "
+        "did learn. Maps that are multiplied by the input keep something of it in any case. Adebayo et al. "
+        f"2018, arXiv 1810.03292.{kept} {interval_note(config.n_boot)}".strip(),
     )
 
 

@@ -236,6 +236,23 @@ def test_nothing_fooled_nothing_right_and_no_attack_at_all(classifier: ImageClas
     assert "are replaced by black," in section.table("Deletion").note
 
 
+def test_h1_a_resnet_of_transformers_and_no_images() -> None:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = ImageClassifier(ResNetForImageClassification(config).eval())
+    pixels = noise(3, 32, 32)
+    labels = classifier.predict(pixels)
+    wanted = ExplanationConfig(("rectgrad",), n_boot=0, batch_size=2)
+    section = image_explanation_section(classifier, pixels, labels, pixels, attack="x", config=wanted)
+    rows = section.table("Do maps depend on the weights?").rows
+    assert [row[:2] for row in rows] == [("rectgrad", 3)] and abs(value(rows[0][-1])) < 1
+    with pytest.raises(ValueError, match="pixels is empty"):
+        image_explanation_section(classifier, pixels[:0], labels[:0], pixels[:0], attack="x", config=wanted)
+
+
 def test_large_images_are_shrunk_so_that_a_page_can_hold_them() -> None:
     classifier, pixels = net(), noise(2, 240, 180)
     config = ExplanationConfig(("gradient",), n_boot=0)

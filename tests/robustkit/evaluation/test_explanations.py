@@ -41,12 +41,12 @@ def kinds(section: Section, kind: type) -> list[Any]:
 
 
 def test_clean_texts_have_curves_an_area_and_maps_h2(classifier: TextClassifier) -> None:
-    data = [*rows_of(20, seed=3), ("  ", 1)]  # a text without words is left out
+    data = [*rows_of(12, seed=3), ("  ", 1)]  # a text without words is left out
     config = ExplanationConfig(("integrated_gradients",), examples=3, n_boot=50)
     section = text_explanation_section(classifier, data, {}, config)
     (figure,), (maps,) = (kinds(section, kind) for kind in (Figure, Shades))
     ((name, method, n, *areas),) = section.table("Deletion").rows
-    assert (name, method, n) == ("texts as they are", "integrated gradients", 20)
+    assert (name, method, n) == ("texts as they are", "integrated gradients", 12)
     assert figure.svg.count("<path") > 3
     texts = sorted((text for text, _ in data if text.strip()), key=len)
     a = explain(classifier, texts, "integrated_gradients")
@@ -56,7 +56,7 @@ def test_clean_texts_have_curves_an_area_and_maps_h2(classifier: TextClassifier)
     assert areas[0].value < areas[2].value  # of a classifier that was trained, most first falls faster
     ((_, counted, half, every),) = section.table("Do maps depend on the weights?").rows
     anew = randomisation_test(classifier, texts, {"m": "integrated_gradients"}, skip_zeros=True, every=7)
-    assert counted == 20 and isinstance(every, Estimate) and isinstance(half, Estimate)
+    assert counted == 12 and isinstance(every, Estimate) and isinstance(half, Estimate)
     assert every.value == pytest.approx(anew["methods"]["m"][-1], abs=1e-3)
     assert len(maps.groups) == 3
     for caption, (text,) in maps.groups:
@@ -67,6 +67,15 @@ def test_clean_texts_have_curves_an_area_and_maps_h2(classifier: TextClassifier)
         shades = [shade for piece, shade in text.pieces if piece.strip()]
         most = max(abs(score) for _, score in own)
         assert shades == pytest.approx([score / most for _, score in own], abs=1e-4)
+
+
+def test_one_text_has_numbers_without_an_interval_and_no_text_is_refused(classifier: TextClassifier) -> None:
+    config = ExplanationConfig(("gradient",), examples=0)
+    section = text_explanation_section(classifier, [("a good film", 1)], {}, config)
+    for cell in section.table("Deletion").rows[0][3:]:
+        assert isinstance(cell, Estimate) and cell.low is None and 0 <= cell.value <= 1
+    with pytest.raises(ValueError, match="there are no texts to explain"):
+        text_explanation_section(classifier, [("  ", 1)], {}, config)
 
 
 def test_attacked_texts_stand_beside_their_originals_and_stay_text(classifier: TextClassifier) -> None:
