@@ -60,7 +60,9 @@ class Block(nn.Module):
         found = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(images)))))
         added = found.shape[1] - images.shape[1]
         short = images[:, :, :: self.stride, :: self.stride]
-        return torch.relu(found + nn.functional.pad(short, (0, 0, 0, 0, added // 2, added - added // 2)))
+        if added:
+            short = nn.functional.pad(short, (0, 0, 0, 0, added // 2, added - added // 2))
+        return torch.relu(found + short)
 
 
 class ResNet(nn.Module):

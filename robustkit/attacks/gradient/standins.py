@@ -75,36 +75,27 @@ def _copied(module: nn.Module, known: dict[nn.Module, nn.Module]) -> Any:
 
 
 def _install(model: nn.Module, followed: dict[nn.Module, nn.BatchNorm2d]) -> None:
-    """Puts stand-ins in place of plain convolutions, and of the batch norms that go into them."""
-    others: dict[nn.Module, nn.Module] = {}
+    """Makes stand-ins of a copy's plain convolutions, and identities of the batch norms that go into them."""
     modules = list(model.modules())
     for module in modules:
         if _is_plain(module):
             assert isinstance(module, nn.Conv2d)
-            norm = followed.get(module)
-            others[module] = _StandIn(module, norm)
-            if norm is not None:
-                others[norm] = nn.Identity()
+            _StandIn.take_over(module, followed.get(module))
+    folded = set(followed.values())
     for parent in modules:
         for name, child in parent._modules.items():
-            if child is not None:
-                parent._modules[name] = others.get(child, child)
+            if child in folded:
+                parent._modules[name] = nn.Identity()
 
 
 class _StandIn(nn.Conv2d):
     """A convolution, and perhaps the batch norm behind it, with weights of its own that nobody trains."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            device="meta",
-        )
+    narrow: bool
+
+    @classmethod
+    def take_over(cls, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
+        """Turns a convolution into its stand-in: to build another takes as long as a pass of some images."""
         weight = conv.weight.detach()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
         if norm is not None:
@@ -117,13 +108,16 @@ class _StandIn(nn.Conv2d):
             if norm.bias is not None:
                 bias = bias + norm.bias.detach()
         weight = weight.clone(memory_format=torch.channels_last)
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(bias.clone(), requires_grad=False)
+        conv._parameters = {
+            "weight": nn.Parameter(weight, requires_grad=False),
+            "bias": nn.Parameter(bias.clone(), requires_grad=False),
+        }
+        conv.__class__ = cls
+        assert isinstance(conv, cls)
         # Where it is faster was measured.
-        self.narrow = (
-            self.out_channels > 8 * self.in_channels and self.groups == 1 and self.dilation == (1, 1)
+        conv.narrow = (
+            conv.out_channels > 8 * conv.in_channels and conv.groups == 1 and conv.dilation == (1, 1)
         )
-        self.training = False
 
     def forward(self, input: Tensor) -> Tensor:
         if self.narrow and input.requires_grad and not torch.is_autocast_enabled("cpu"):

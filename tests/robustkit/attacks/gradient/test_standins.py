@@ -112,7 +112,9 @@ def test_the_gradient_of_a_narrow_first_layer(settings: dict[str, Any], channels
 def test_the_model_itself_is_not_touched() -> None:
     model = network()
     modules, state = list(model.modules()), copy.deepcopy(model.state_dict())
+    before = [(type(m), set(vars(m)), dict(m._parameters), dict(m._modules)) for m in modules]
     quick = standing_in(model, pixels())
+    assert [(type(m), set(vars(m)), dict(m._parameters), dict(m._modules)) for m in modules] == before
     assert quick is not model and not set(quick.modules()) & set(modules)
     slope(quick, pixels())
     assert list(model.modules()) == modules and all(p.requires_grad for p in model.parameters())
