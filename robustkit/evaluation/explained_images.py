@@ -29,7 +29,7 @@ from trainkit.report import Picture, Pictures, Section
 
 __all__ = ["ImageExplainer", "image_explanation_section"]
 
-_SIDE = 160
+_SIDE = 140
 """Longest side of a picture in pixels: smaller images are enlarged by a whole number, larger ones shrunk."""
 
 

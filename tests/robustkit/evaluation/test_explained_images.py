@@ -180,16 +180,16 @@ def test_pictures_are_the_images_their_maps_and_what_the_attack_adds(
                 f"{method.replace('_', ' ')}: class {labels[row]}" for method in METHODS
             ]
             drawn = np.asarray(Image.open(io.BytesIO(clean.png)))
-            assert drawn.shape == (160, 160, 3) and clean.size == (160, 160)
+            assert drawn.shape == (136, 136, 3) and clean.size == (136, 136)
             image = (pixels[row] * 255).round().byte().permute(1, 2, 0).numpy()
-            assert np.array_equal(drawn[::20, ::20], image) and np.array_equal(drawn[19::20, 19::20], image)
+            assert np.array_equal(drawn[::17, ::17], image) and np.array_equal(drawn[16::17, 16::17], image)
             added = (perturbed[row] - pixels[row]).numpy()
             times = 0.5 / np.abs(added).max()
             assert change.name == f"perturbation × {times:.3g}"
-            grey = np.asarray(Image.open(io.BytesIO(change.png)))[::20, ::20].transpose(2, 0, 1) / 255
+            grey = np.asarray(Image.open(io.BytesIO(change.png)))[::17, ::17].transpose(2, 0, 1) / 255
             assert np.abs(grey - (0.5 + times * added)).max() <= 1 / 255
             own = explain(classifier, pixels[row : row + 1], "gradient").map()[0]
-            colours = np.asarray(Image.open(io.BytesIO(maps[0].png)))[10::20, 10::20].astype(int)
+            colours = np.asarray(Image.open(io.BytesIO(maps[0].png)))[8::17, 8::17].astype(int)
             strong = own.abs() > 0.3 * own.abs().max()
             redder = torch.from_numpy(colours[..., 0] > colours[..., 2])
             assert torch.equal(redder[strong], own[strong] > 0)
@@ -259,7 +259,7 @@ def test_large_images_are_shrunk_so_that_a_page_can_hold_them() -> None:
     labels = classifier.predict(pixels)
     section = image_explanation_section(classifier, pixels, labels, pixels * 0.99, attack="x", config=config)
     pictures: list[Picture] = [one for _, strip in kinds(section, Pictures)[0].groups for one in strip]
-    assert {picture.size for picture in pictures} == {(120, 160)}
+    assert {picture.size for picture in pictures} == {(105, 140)}
     assert max(len(picture.png) for picture in pictures) < 64 * 1024
 
 
