@@ -4,9 +4,10 @@
         [--works XRAI "XRAI after the base" "XRAI selection"] [--xrai-side 224] [--steps 100]
 
 A randomly initialised transformers ResNet (basic blocks, four stages, 10 classes) explains its predicted
-classes. Each side runs in a forked process of its own with the same number of threads, and reports CPU
-seconds of one call (median of the repeats) and how far the process's peak memory rose above what it held
-before the first call. The same work means: the same number of forward and backward passes of the same points.
+classes. Each side runs in a forked process of its own with the same number of threads. Given are CPU seconds
+of one call (median of the repeats, which the sides make in turn) and how far the process's peak memory rose
+in the first call above what it held before. The same work means: the same number of forward and backward
+passes of the same points.
 
 - ``gradient``, ``integrated gradients`` (Gauss-Legendre, n nodes), ``guided backprop``: maps equal to 1e-4 of
   the largest value is asserted.
@@ -59,7 +60,8 @@ from trainkit.hub import write_json
 OURS, DEFAULTS, CHUNKS, PAIR = "ours", "captum", "captum, chunks", "PAIR"
 PACKAGES = {DEFAULTS: "captum", CHUNKS: "captum", PAIR: "saliency"}
 SIGMA = 0.15
-BATCH = 16
+BATCH = 32
+"""Inputs of one pass at most, the default of `explain`."""
 WORKS = (
     "gradient",
     "guided backprop",
@@ -186,20 +188,18 @@ def xrai(side: str, work: str, net: nn.Module, options: argparse.Namespace) -> C
     ).flatten()
 
 
-def child(side: str, work: str, net: nn.Module, options: argparse.Namespace, back: Connection) -> None:
-    """One side of one work, in a process of its own."""
+def child(side: str, work: str, net: nn.Module, options: argparse.Namespace, line: Connection) -> None:
+    """One side of one work, in a process of its own: the first call for the peak, then one for each word."""
     torch.set_num_threads(options.threads)
     call = xrai(side, work, net, options) if work.startswith("XRAI") else pixel_map(side, work, net, options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     values = call()
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    seconds = []
-    for _ in range(options.repeats):
+    line.send((peak, values.detach().numpy()))
+    while line.recv():
         began = time.process_time()
         call()
-        seconds.append(time.process_time() - began)
-    row = {"cpu_s": statistics.median(seconds), "all_cpu_s": seconds, "peak_mib": peak}
-    back.send((row, values.detach().numpy()))
+        line.send(time.process_time() - began)
 
 
 def pixel_map(side: str, work: str, net: nn.Module, options: argparse.Namespace) -> Callable[[], Tensor]:
@@ -217,28 +217,32 @@ def pixel_map(side: str, work: str, net: nn.Module, options: argparse.Namespace)
     return call
 
 
-def measured(
+def begun(
     side: str, work: str, net: nn.Module, options: argparse.Namespace
-) -> tuple[dict[str, Any], Tensor]:
-    """What a child measures; it is forked, so that libraries and weights count for no side."""
+) -> tuple[Connection, dict[str, Any], Tensor]:
+    """A child after its first call; it is forked, so that libraries and weights count for no side."""
     context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(side, work, net, options, there))
-    process.start()
+    here, there = context.Pipe()
+    context.Process(target=child, args=(side, work, net, options, there), daemon=True).start()
     there.close()
-    try:
-        row, values = here.recv()
-    except EOFError as error:
-        raise RuntimeError(f"{side}, {work}: the process failed") from error
-    process.join()
-    return row, torch.from_numpy(values)
+    peak, values = here.recv()
+    return here, {"peak_mib": peak, "all_cpu_s": []}, torch.from_numpy(values)
 
 
 def compare(work: str, net: nn.Module, options: argparse.Namespace, sides: tuple[str, ...]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     maps: dict[str, Tensor] = {}
+    lines: dict[str, Connection] = {}
     for side in sides:
-        rows[side], maps[side] = measured(side, work, net, options)
+        lines[side], rows[side], maps[side] = begun(side, work, net, options)
+    # In turn, so that what else the machine does weighs on all sides alike.
+    for _ in range(options.repeats):
+        for side in sides:
+            lines[side].send(True)
+            rows[side]["all_cpu_s"].append(lines[side].recv())
+    for side in sides:
+        lines[side].send(False)
+        rows[side]["cpu_s"] = statistics.median(rows[side]["all_cpu_s"])
     for side in sides[1:]:
         rows[side]["times_ours"] = rows[side]["cpu_s"] / rows[OURS]["cpu_s"]
         rows[side]["memory_times_ours"] = rows[side]["peak_mib"] / max(rows[OURS]["peak_mib"], 1)

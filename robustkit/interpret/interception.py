@@ -44,7 +44,8 @@ class Unit:
 
     Attributes:
         name: Such as ``relu``.
-        z: What it read, ``(n, ...)``.
+        z: What it read, ``(n, ...)``; of a ReLU its output instead, which has the same derivative and is
+            the same wherever that is not 0, so that less is kept.
         output: What it gave.
         derivative: R to ``act'(z) R``.
         valid: bool, of z's shape: False where a token is padding. None where there is none.
@@ -258,7 +259,7 @@ class _WithRule(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, compute: Any, again: Any, rule: Any, name: str, valid: Any) -> Tensor:
         output: Tensor = compute(z)
-        ctx.save_for_backward(z, output)
+        ctx.save_for_backward(output if name == "relu" else z, output)
         ctx.again, ctx.rule, ctx.name, ctx.valid = again, rule, name, valid
         return output
 

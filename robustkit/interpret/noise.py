@@ -152,7 +152,7 @@ class SmoothGrad:
             samples = range(start, min(self.n, start + chunk))
             noise = [noise_sample(inputs.shape[1:], j, self.seed, self.antithetic) for j in samples]
             points = torch.cat([inputs + scale * eps.to(inputs) for eps in noise])
-            gradients = field.gradients(points, rows.repeat(len(samples)))
-            moments.add(gradients.view(len(samples), *inputs.shape))
+
+            moments.add(field.gradients(points, rows.repeat(len(samples))).view(-1, *inputs.shape))
         statistics = moments.statistics()
         return Maps(statistics[self.statistic], statistics=statistics)

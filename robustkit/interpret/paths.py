@@ -81,7 +81,8 @@ class IntegratedGradients:
         """The maps of all inputs of a field."""
         start = field.subject.baseline(self.baseline)
         way = field.inputs - start
-        rise = field.output - field.scores(start)
+        foot = field.scores(start)
+        rise = field.output - foot
         values = way * self._mean_gradient(field, start, way, field.rows, self.steps)
         delta = values.flatten(1).sum(dim=1) - rise
         steps = self.steps
@@ -112,4 +113,5 @@ class IntegratedGradients:
             points = torch.cat([start[rows] + float(t) * way[rows] for t in nodes[part]])
             gradients = field.gradients(points, rows.repeat(len(part))).view(len(part), *total.shape)
             total += torch.tensordot(weights[part].to(total), gradients, dims=1)
+            del gradients  # before the next chunk
         return total

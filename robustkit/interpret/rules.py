@@ -137,7 +137,9 @@ def guided_rule(relevance: Tensor, output: Tensor) -> Tensor:
     Returns:
         Of the shape of ``relevance``.
     """
-    return torch.where((output > 0) & (relevance > 0), relevance, 0)
+    # Several times as fast as torch.where.
+    found: Tensor = torch.ops.aten.threshold_backward(relevance.clamp(min=0), output, 0)
+    return found
 
 
 def deconvolution_rule(relevance: Tensor) -> Tensor:

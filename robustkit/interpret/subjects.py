@@ -16,6 +16,7 @@ from robustkit.classifiers.images import ImageClassifier
 from robustkit.classifiers.text import TextClassifier
 from trainkit.seeding import preserved_rng
 
+from .frugal import Frugal
 from .interception import ActivationSummary, Interception
 from .tokens import TokenizedTexts, tokenized
 
@@ -281,10 +282,13 @@ class GradientField:
         return self._classes
 
     def _look(self) -> None:
+        self._settle(self._plain_logits(self.inputs, self.rows))
+
+    def _plain_logits(self, points: Tensor, rows: Tensor) -> Tensor:
+        parts = zip(points.split(self.batch_size), rows.split(self.batch_size), strict=True)
         with torch.no_grad():
-            self._settle(
-                torch.cat([self._logits(self.inputs[part], part) for part in self._parts(self.rows)])
-            )
+            # A copy each: nothing stops a network here from writing into what it is given.
+            return torch.cat([self._logits(part.clone(), own) for part, own in parts])
 
     def _settle(self, logits: Tensor) -> None:
         """Choose the targets by the logits ``(B, C)`` at the inputs."""
@@ -304,22 +308,20 @@ class GradientField:
 
     def scores(self, points: Tensor) -> Tensor:
         """The score at a point for each input, ``(B, ...)`` to ``(B,)``, without gradient."""
-        with torch.no_grad():
-            found = [
-                class_scores(self._logits(points[part], part), self.target[part], self._score)
-                for part in self._parts(self.rows)
-            ]
-        return torch.cat(found)
+        if self._output is None:
+            # One pass for points and inputs: weights are made ready once.
+            both = self._plain_logits(torch.cat([self.inputs, points]), self.rows.repeat(2))
+            own, logits = both.chunk(2)
+            self._settle(own)
+        else:
+            logits = self._plain_logits(points, self.rows)
+        return class_scores(logits, self.target, self._score).detach()
 
     def gradients(self, points: Tensor, rows: Tensor) -> Tensor:
         """Gradients of the score by points ``(m, ...)`` of the inputs int64 ``(m,)``; of the same shape."""
-        order = torch.arange(len(rows), device=rows.device)
-        return torch.cat(
-            [
-                self._gradient(points[part], rows[part], self.target[rows[part]])[0]
-                for part in self._parts(order)
-            ]
-        )
+        parts = zip(points.split(self.batch_size), rows.split(self.batch_size), strict=True)
+        found = [self._gradient(part, own, self.target[own])[0] for part, own in parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def gradients_at_inputs(
         self, intercepted: Callable[[int, Tensor | None], Interception] | None = None
@@ -349,7 +351,7 @@ class GradientField:
         self, points: Tensor, rows: Tensor, target: Tensor | None, mode: Interception | None = None
     ) -> tuple[Tensor, Tensor]:
         leaf = points.detach().requires_grad_()
-        with nullcontext() if mode is None else mode.watching(self.subject.module):
+        with Frugal(), nullcontext() if mode is None else mode.watching(self.subject.module):
             logits = self._logits(leaf, rows)
         if target is None:
             target = logits.detach().argmax(dim=1)
