@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Frugal", "gradient_by_phases"]
+__all__ = ["WORTHWHILE", "Frugal", "gradient_by_phases"]
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+WORTHWHILE = 1 << 17
+"""Numbers that a function must read at least; with fewer, the time it takes is worth more than the memory."""
 
 
 def gradient_by_phases(
@@ -74,8 +76,7 @@ class Frugal(TorchFunctionMode):
     ) -> Any:
         """Called by torch in place of each of its functions."""
         kwargs = kwargs or {}
-        # Not to be confused with the other function of that name, whose arguments have another order.
-        thrifty = None if func is torch.batch_norm else _THRIFTY.get(getattr(func, "__name__", ""))
+        thrifty = _THRIFTY.get(func)
         if thrifty is None or not args or not _alone_takes_gradient(*args, *kwargs.values()):
             return func(*args, **kwargs)
         return thrifty(func, args, kwargs)
@@ -100,6 +101,8 @@ def _kept_by_others() -> bool:
 
 def _shaped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function whose way back reads of its input the shape alone."""
+    if args[0].numel() < WORTHWHILE:
+        return func(*args, **kwargs)
     # Not the tensor itself, which lives as long as a function that names it.
     place, size = args[0].data_ptr(), args[0].shape
     pools = "pool" in func.__name__
@@ -146,7 +149,7 @@ def _convolved(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 def _normalized(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = dict(zip(_NORM, args, strict=False)) | kwargs
     variance, weight = given["running_var"], given.get("weight")
-    if given.get("training", False) or variance is None:
+    if given.get("training", False) or variance is None or args[0].numel() < WORTHWHILE:
         return func(*args, **kwargs)
     wide = variance.to(torch.promote_types(variance.dtype, torch.float32))
     factor = (wide + given.get("eps", 1e-5)).rsqrt()
@@ -158,22 +161,27 @@ def _normalized(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 def _rectified(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     in_place = func.__name__ == "relu_" or args[1:] == (True,) or kwargs.get("inplace", False)
     # What is written into a view goes back through what it is a view of.
-    if in_place and args[0]._is_view():
+    if args[0].numel() < WORTHWHILE or (in_place and args[0]._is_view()):
         return func(*args, **kwargs)
     return _Gated.apply(args[0], in_place)  # type: ignore[no-untyped-call]
 
 
-_THRIFTY = {
-    "avg_pool2d": _shaped,
-    "batch_norm": _normalized,
-    "conv1d": _shaped,
-    "conv2d": _convolved,
-    "conv3d": _shaped,
-    "max_pool2d": _shaped,
-    "relu": _rectified,
-    "relu_": _rectified,
+# Not torch.batch_norm, whose arguments have another order.
+_THRIFTY: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.conv1d: _shaped,
+    torch.conv2d: _convolved,
+    torch.conv3d: _shaped,
+    torch.max_pool2d: _shaped,
+    F.max_pool2d: _shaped,
+    F.avg_pool2d: _shaped,
+    F.batch_norm: _normalized,
+    F.relu: _rectified,
+    torch.relu: _rectified,
+    torch.relu_: _rectified,
+    Tensor.relu: _rectified,
+    Tensor.relu_: _rectified,
 }
-"""How functions are called, by their name."""
+"""How functions are called instead."""
 
 
 class _ByPhases(torch.autograd.Function):

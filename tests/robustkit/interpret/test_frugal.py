@@ -24,6 +24,7 @@ from robustkit.interpret import (
     RectGrad,
     SmoothGrad,
     explain,
+    frugal,
     subjects,
 )
 from robustkit.interpret.frugal import Frugal, gradient_by_phases
@@ -59,14 +60,19 @@ def net() -> Net:
     return model.eval().requires_grad_(False)
 
 
+@pytest.fixture(autouse=True)
+def worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frugal, "WORTHWHILE", 1)
+
+
 def pictures(count: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, 3, 16, 16, dtype=torch.float64, generator=generator)
 
 
-def slope(model: Callable[[Tensor], Tensor], x: Tensor, frugal: bool) -> tuple[Tensor, Tensor]:
+def slope(model: Callable[[Tensor], Tensor], x: Tensor, thrifty: bool) -> tuple[Tensor, Tensor]:
     leaf = x.clone().requires_grad_()
-    with Frugal() if frugal else nullcontext():
+    with Frugal() if thrifty else nullcontext():
         logits = model(leaf)
     (found,) = torch.autograd.grad(logits.square().sum(), leaf)
     return logits.detach(), found
@@ -123,22 +129,29 @@ def kept(logits: Tensor) -> list[Tensor]:
     return [one for one in found if isinstance(one, Tensor)]
 
 
-@pytest.mark.parametrize("frugal", [False, True])
-def test_no_activation_is_kept(net: Net, frugal: bool) -> None:
+@pytest.mark.parametrize("thrifty", [False, True])
+def test_no_activation_is_kept(net: Net, thrifty: bool) -> None:
     read: list[Tensor] = []
     layers = (net.norm, net.next, net.after, net.line, net.block)
     handles = [layer.register_forward_pre_hook(lambda _, args: read.append(args[0])) for layer in layers]
-    with Frugal() if frugal else nullcontext():
+    with Frugal() if thrifty else nullcontext():
         logits = net(pictures().requires_grad_())
     for handle in handles:
         handle.remove()
     # What was read is alive here, so nothing else can lie in its place.
     places = {one.data_ptr() for one in kept(logits)}
     alive = [one.data_ptr() in places for one in read]
-    assert alive == [not frugal] * len(layers)
+    assert alive == [not thrifty] * len(layers)
     masks = [one for one in kept(logits) if one.dtype == torch.bool]
     # What is written into a view is left alone.
-    assert len(masks) == (3 if frugal else 0)
+    assert len(masks) == (3 if thrifty else 0)
+
+
+def test_little_is_left_alone(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frugal, "WORTHWHILE", 3 * 32 * 8 * 8 + 1)
+    with Frugal():
+        logits = net(pictures().requires_grad_())
+    assert [one for one in kept(logits) if one.dtype == torch.bool] == []
 
 
 @pytest.mark.parametrize(
