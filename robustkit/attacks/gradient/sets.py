@@ -210,12 +210,16 @@ class L2(_Ball):
         if vector.numel() == 0:
             return vector
         wide, signs = torch.promote_types(vector.dtype, torch.float32), vector.sign()
-        low, high = room
-        size = vector.abs().flatten(1).to(wide)
-        space = torch.maximum(signs * low, signs * high).flatten(1).to(wide)
+        # No number of a vector in the ball is beyond its radius, and a box may have no limit on one side.
+        size = vector.abs().to(wide)
+        radius = self.radius(size)
+        low, high = room[0].to(wide).maximum(-radius), room[1].to(wide).minimum(radius)
+        size, space = size.flatten(1), torch.maximum(signs * low, signs * high).flatten(1)
         epsilon = self.radius(size)
         found = size.minimum(space)
-        if not once or bool((_euclidean(found, (1,)) > epsilon).any()):
+        inside = (_euclidean(found, (1,)) <= epsilon) & once
+        if not bool(inside.all()):
+            clipped = found
             scale = size.amax(dim=1, keepdim=True)
             # Gradients of sure models are below the root of the smallest float; beside larger numbers they
             # are 0.
@@ -224,6 +228,7 @@ class L2(_Ball):
             t = _longest(size, space, epsilon, scale if once else torch.finfo(wide).max)
             found = (t * size).minimum(space)
             found = found * _shrink(_euclidean(found, (1,)), epsilon)  # rounding
+            found = torch.where(inside, clipped, found)
         return signs * found.to(vector.dtype).view_as(vector)
 
     def _drawn(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:

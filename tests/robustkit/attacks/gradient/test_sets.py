@@ -448,3 +448,24 @@ def test_bad_embedding_balls_are_refused() -> None:
         EmbeddingBall(0.1).for_mask(torch.ones(3))
     with pytest.raises(ValueError, match="the mask is"):
         EmbeddingBall(0.1).for_mask(MASK).project(torch.zeros(3, 4, 2))
+
+
+@pytest.mark.parametrize("box", [(-math.inf, math.inf), (0.0, math.inf), (-math.inf, 3.0)])
+def test_a_side_of_the_box_may_have_no_limit(box: tuple[float, float]) -> None:
+    delta = torch.tensor([[3.0, 0.0, -4.0, 1.0], [0.0, 0.2, 0.0, 0.0]], dtype=torch.float64)
+    inputs = torch.full_like(delta, 2.0)
+    wide = tuple(side if math.isfinite(side) else math.copysign(1e6, side) for side in box)
+    for epsilon in (1.0, 3.0):
+        found, near = L2(epsilon, box=box), L2(epsilon, box=wide)
+        assert torch.allclose(found.project(delta, inputs), near.project(delta, inputs), rtol=0, atol=1e-9)
+        best = found.linear_max(delta, inputs)
+        assert torch.allclose(best, near.linear_max(delta, inputs), rtol=0, atol=1e-6)
+        assert torch.allclose(found.norm(best)[0], torch.tensor(epsilon, dtype=torch.float64))
+
+
+def test_a_projection_does_not_depend_on_the_other_samples() -> None:
+    delta = torch.tensor([[0.3, -0.1, 0.2], [3.0, 0.0, -4.0]])
+    ball, inputs = L2(1.0, box=(0.0, 1.0)), torch.tensor([[0.5, 0.5, 0.5], [0.2, 0.9, 0.7]])
+    together = ball.project(delta, inputs)
+    for row in range(2):
+        assert torch.equal(together[row], ball.project(delta[row : row + 1], inputs[row : row + 1])[0])
