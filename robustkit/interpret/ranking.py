@@ -87,7 +87,7 @@ def rank_correlation(first: Tensor, second: Tensor, valid: Tensor | None = None)
     """
     from scipy.stats import rankdata
 
-    if valid is not None:
+    if valid is not None and len(valid):
         rows = zip(first, second, valid, strict=True)
         return torch.cat([rank_correlation(one[some][None], other[some][None]) for one, other, some in rows])
     ranks = [torch.from_numpy(rankdata(maps.detach().cpu().numpy(), axis=1)) for maps in (first, second)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,19 +72,19 @@ def run(
         for budget in passes:
             for entry in entries:
                 share = shares[entry.name]
-                run = (entry.name, seed, budget, share)
-                if run in {(row.method, row.seed, row.budget, row.share) for row in known}:
+                wanted = (entry.name, seed, budget, share)
+                if wanted in {(row.method, row.seed, row.budget, row.share) for row in known}:
                     continue
                 known.append(_one(study, entry, seed, budget, share, attack_steps, train, held_out))
                 write_json(file, {"epsilon": study.epsilon, "results": [asdict(row) for row in known]})
                 print(known[-1], flush=True)
-    wanted = [
+    chosen = [
         row
         for row in known
         if row.seed in seeds and row.budget in passes and shares.get(row.method) == row.share
     ]
     write_report(
-        study, wanted, output, attack_steps=attack_steps, images=len(held_out), rates=rates, page=page
+        study, chosen, output, attack_steps=attack_steps, images=len(held_out), rates=rates, page=page
     )
 
 
@@ -99,29 +100,32 @@ def _chosen(
     rest = Split(train.pixels[:cut], train.labels[:cut])
     judges = Split(train.pixels[cut:], train.labels[cut:])
     attack = PGD(study.threat, steps=20, step_size=study.epsilon / 5)
-    tried = json.loads(file.read_text()) if file.exists() else []
-    known = {(row["method"], row["budget"], row["share"], row["seed"]): row for row in tried}
+    rows = json.loads(file.read_text()) if file.exists() else []
+    known = {(row["method"], row["budget"], row["share"], row["seed"]): row for row in rows}
     best = {}
     for entry in entries:
-        found = {}
+        found: dict[float, list[dict[str, Any]]] = {}
         for share in rates:
-            rows = []
+            found[share] = []
             for seed in CHOOSING_SEEDS:
-                run = (entry.name, budget, share, seed)
-                if run not in known:
+                tried = (entry.name, budget, share, seed)
+                if tried not in known:
                     model, _, _ = _trained(study, entry, seed, budget, share, rest)
                     with torch.inference_mode():
                         clean = (model(judges.pixels).argmax(dim=1) == judges.labels).double().mean().item()
-                    known[run] = {
+                    known[tried] = {
                         "method": entry.name, "budget": budget, "share": share, "seed": seed,
                         "clean": clean, "pgd": 1 - _fooled(attack, model, judges, seed),
                     }  # fmt: skip
                     write_json(file, list(known.values()))
-                    print(known[run], flush=True)
-                rows.append(known[run])
-            found[share] = (round(fmean(row["pgd"] for row in rows), 2), fmean(row["clean"] for row in rows))
-        best[entry.name] = max(found, key=found.__getitem__)
+                    print(known[tried], flush=True)
+                found[share].append(known[tried])
+        best[entry.name] = max(found, key=lambda share: _merit(found[share]))
     return best
+
+
+def _merit(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    return round(fmean(row["pgd"] for row in rows), 2), fmean(row["clean"] for row in rows)
 
 
 def _trained(

@@ -39,7 +39,8 @@ def standing_in(model: M, inputs: Tensor) -> M:
     they stay as they are, so it must not be trained while the copy is in use. Which batch norm follows which
     convolution is seen in a pass of two images; where that or another with the stand-ins fails (a network
     that calls ``view`` cannot take `torch.channels_last`), or the logits are not the same within rounding,
-    the model itself is given back.
+    the model itself is given back. A network must treat each image by itself: what one does only with other
+    numbers of images, or counts of its own, is not seen.
 
     Args:
         model: What is attacked; anything that is not a module is left alone.
