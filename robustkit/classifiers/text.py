@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from robustkit.classifiers.cache import WeightsDigest, open_cache
 from robustkit.classifiers.features import Features, Text
+from robustkit.classifiers.folders import model_folder
 from robustkit.classifiers.heads import (
     Pooling,
     Position,
@@ -32,7 +33,7 @@ from robustkit.classifiers.heads import (
     pool,
     watched_encoder,
 )
-from trainkit.hub import fingerprint, resolve
+from trainkit.hub import fingerprint
 from trainkit.progress import Progress
 from trainkit.seeding import preserved_rng
 
@@ -50,9 +51,6 @@ _TOKENS = {"cpu": 2048, "cuda": 65_536}
 # is written.
 _CHUNK = 16_384
 _DEFAULT_LENGTH = 512
-# Copies of the weights in other formats, and weights that can only be read with pickle.
-_NOT_NEEDED = ("*.bin", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pkl", "*.pt", "*.pth", "onnx/*",
-               "openvino/*", "coreml/*", "original/*")  # fmt: skip
 # What UTF-8, and so a tokenizer, cannot take.
 _HALF = re.compile("[\ud800-\udfff]")
 # They name the origin of a model and the library that saved it, not what it computes.
@@ -220,13 +218,7 @@ class TextClassifier:
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        folder = resolve(folder_or_id, revision=revision, ignore=_NOT_NEEDED)
-        if not any(folder.glob("*.safetensors")):
-            raise FileNotFoundError(
-                f"{os.fspath(folder_or_id)!r} has no safetensors weights, and others are not read because "
-                "loading them may run code; on the Hub look for a conversion (revision='refs/pr/1'), or save "
-                "the model anew with save_pretrained"
-            )
+        folder = model_folder(folder_or_id, revision)
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )

@@ -10,11 +10,11 @@ adversarial text and no classifier is needed.
 from __future__ import annotations
 
 import json
-import os
+import math
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -27,8 +27,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from robustkit.classifiers.cache import WeightsDigest
 from robustkit.classifiers.features import Features
+from robustkit.classifiers.folders import folder_fingerprint, model_folder
 from trainkit.config import FitConfig
-from trainkit.hub import atomic_directory, fingerprint, read_json, resolve, write_json
+from trainkit.hub import atomic_directory, fingerprint, read_json, write_json
 from trainkit.loop import fit
 from trainkit.objectives import Loss
 from trainkit.seeding import derive_seed, preserved_rng
@@ -54,9 +55,6 @@ _WORD = re.compile(r"\S+")
 # Texts that are tokenized together, and windows in one forward pass.
 _BATCH = 64
 _SAVE_EVERY = 200
-# Weights in formats that are not read.
-_NOT_NEEDED = ("*.bin", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pkl", "*.pt", "*.pth", "onnx/*",
-               "openvino/*", "coreml/*", "original/*")  # fmt: skip
 
 
 def text_log_odds(logits: Tensor, counts: Tensor) -> Tensor:
@@ -167,7 +165,7 @@ class WordReader:
         """
         from transformers import AutoTokenizer
 
-        folder = _model_folder(folder_or_id, revision)
+        folder = model_folder(folder_or_id, revision)
         model = _load(folder, new_head=False)
         if device is not None:
             model.to(device)  # type: ignore[arg-type]  # its wrapper is annotated without the device
@@ -280,16 +278,6 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _model_folder(folder_or_id: str | Path, revision: str | None) -> Path:
-    folder = resolve(folder_or_id, revision=revision, ignore=_NOT_NEEDED)
-    if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(
-            f"{os.fspath(folder_or_id)!r} has no safetensors weights, and others are not read because "
-            "loading them may run code"
-        )
-    return folder
-
-
 def _load(folder: Path, *, new_head: bool) -> PreTrainedModel:
     """A trained token classifier, or an encoder with a new head of one label."""
     from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING as KINDS
@@ -334,7 +322,8 @@ class ReplacedWordsSettings:
         mixed_precision: As in `FitConfig`.
 
     Raises:
-        ValueError: A number is out of range.
+        TypeError: A value is of another type.
+        ValueError: A value is out of range.
     """
 
     max_length: int = 128
@@ -348,12 +337,30 @@ class ReplacedWordsSettings:
 
     def __post_init__(self) -> None:
         for name in ("max_length", "copies", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} is {value!r}; expected an int")
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        for name in ("learning_rate", "warmup_ratio", "text_weight"):
+            if not _is_number(value := getattr(self, name)):
+                raise TypeError(f"{name} is {value!r}; expected a number")
+        if not (isinstance(self.rates, Sequence) and all(map(_is_number, self.rates))):
+            raise TypeError(f"rates is {self.rates!r}; expected a sequence of numbers")
         if not self.rates or not all(0 < rate <= 1 for rate in self.rates):
             raise ValueError(f"rates is {self.rates}; expected shares above 0 and at most 1")
-        if not self.text_weight >= 0:
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}; expected a number above 0")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; expected at least 0 and below 1")
+        if not 0 <= self.text_weight < math.inf:
             raise ValueError(f"text_weight is {self.text_weight}; expected at least 0")
+        if self.mixed_precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; expected no, bf16 or fp16")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class ReplacedWordsObjective:
@@ -430,7 +437,8 @@ def train_replaced_words(
     Raises:
         TypeError: ``texts`` holds something else than str, or a source is none.
         ValueError: No texts or sources, no word has a replacement, the model is no encoder or takes fewer
-            tokens than ``max_length``, or ``output_dir`` holds a run on other texts.
+            tokens than ``max_length``, or ``output_dir`` holds a run of another encoder, with other settings
+            or another seed, or on other texts.
         OSError: The encoder is missing or has no safetensors weights; see `trainkit.resolve`.
 
     Example:
@@ -446,12 +454,19 @@ def train_replaced_words(
 
     settings = settings or ReplacedWordsSettings()
     _check_texts(texts, sources)
-    model, tokenizer = _untrained(_model_folder(encoder, revision), settings.max_length, seed)
+    folder = model_folder(encoder, revision)
+    model, tokenizer = _untrained(folder, settings.max_length, seed)
     _warn_of_long(texts, tokenizer)
     rows = _rows(texts, sources, frozenset(word.lower() for word in spared), settings, seed)
     processes = PartialState(cpu=not torch.accelerator.is_available())
     if output_dir is not None:
-        _claim(Path(output_dir), rows, write=processes.is_main_process)
+        record = {
+            "encoder": folder_fingerprint(folder),
+            "settings": {**asdict(settings), "rates": list(settings.rates)},
+            "seed": seed,
+            "rows": fingerprint([row.text for row in rows]),
+        }
+        _claim(Path(output_dir), record, write=processes.is_main_process)
     fit(
         model,
         ReplacedWordsObjective(tokenizer, settings.max_length, settings.text_weight),
@@ -550,13 +565,16 @@ def _warn_of_long(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> N
         )
 
 
-def _claim(folder: Path, rows: Sequence[Edited], *, write: bool) -> None:
-    """Refuse a folder that holds a run on other texts or edits."""
-    record, own = folder / "learned_from.json", {"rows": fingerprint([row.text for row in rows])}
-    if record.is_file() and read_json(record) != own:
+def _claim(folder: Path, own: Mapping[str, object], *, write: bool) -> None:
+    """Refuse a folder that holds another run than the one that is described."""
+    record = folder / "learned_from.json"
+    if record.is_file() and (found := read_json(record)) != own:
+        # The rows follow from seed and settings, too.
+        changed = [name for name in ("encoder", "settings", "seed") if found.get(name) != own[name]]
         raise ValueError(
-            f"output_dir is {str(folder)!r}, which holds a run on other texts, sources or seed; name another "
-            "folder or remove it"
+            f"{str(folder)!r} holds the training of a reader with another encoder, settings, seed, texts or "
+            f"sources (what differs: {', '.join(changed or ['texts or sources'])}); remove this folder, or "
+            "write elsewhere (output_dir, --out on the command line)"
         )
     if write:
         folder.mkdir(parents=True, exist_ok=True)
@@ -602,6 +620,8 @@ class ReplacedWordsDetector(Detector):
                 f"reader is a {type(self.reader).__name__}; expected a WordReader, such as "
                 "WordReader.from_pretrained(folder)"
             )
+        if not isinstance(self.truncate, bool):
+            raise TypeError(f"truncate is {self.truncate!r}; expected a bool")
 
     def word_log_odds(self, texts: Sequence[str]) -> list[list[JudgedWord]]:
         """Which words look replaced: see `WordReader.word_log_odds`."""

@@ -32,7 +32,8 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 def typos(word: str, rng: Random) -> list[str]:
     """A source: the word with two neighbouring letters swapped, or one replaced, deleted or added.
 
-    The attacks' own character swaps are sources, too, one kind each; this one draws the kind.
+    The last letter is never replaced or deleted, only swapped, and no letter is added beside it: nothing is
+    appended. The attacks' own character swaps are sources, too, one kind each; this one draws the kind.
 
     Args:
         word: In lower case; one of less than two letters gets no typo.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from robustkit.attacks.words import Neighbours, NeighbourSwap
 from robustkit.classifiers import Features, TextClassifier
@@ -202,6 +205,8 @@ def test_what_is_no_reader_is_refused(tmp_path: Path, encoder: Path) -> None:
         WordReader.from_pretrained(tmp_path / "none")
     with pytest.raises(TypeError, match="reader is a str; expected a WordReader"):
         ReplacedWordsDetector("reader")
+    with pytest.raises(TypeError, match="truncate is 'yes'; expected a bool"):
+        ReplacedWordsDetector(reader, "yes")
 
 
 # Training ---------------------------------------------------------------------------------------------------
@@ -297,8 +302,39 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_costs_nothing(
     assert len(steps) == 6 + 8 - 3  # 160 texts are 8 steps, 3 of them were saved
     np.testing.assert_array_equal(train(tmp_path / "stopped"), wanted)
     assert len(steps) == 11
-    with pytest.raises(ValueError, match="a run on other texts, sources or seed"):
+    with pytest.raises(ValueError, match=r"\(what differs: texts or sources\); remove this folder"):
         train(tmp_path / "stopped", TEXTS[40:80])
+
+
+def test_a_run_of_another_training_is_refused_and_one_of_the_same_encoder_elsewhere_is_not(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(own: Path = encoder, seed: int = 0, **change: Any) -> ReplacedWordsDetector:
+        return train_replaced_words(
+            TEXTS[:10], own, [alien], settings=replace(SETTINGS, **change), output_dir=tmp_path / "run",
+            seed=seed,
+        )  # fmt: skip
+
+    wanted = train().reader.fingerprint
+    other, moved = tmp_path / "other", tmp_path / "moved"
+    for folder in (other, moved):
+        shutil.copytree(encoder, folder)
+    (moved / "README.md").write_text("says nothing of what is computed")
+    weights = load_file(other / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"][5] += 0.25
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(module, "fit", lambda *_, **__: pytest.fail("trained"))
+    for change, said in (
+        ({"own": other}, "encoder"),
+        ({"learning_rate": 2e-2}, "settings"),
+        ({"text_weight": 0.2}, "settings"),
+        ({"own": other, "batch_size": 10}, "encoder, settings"),
+        ({"seed": 1}, "seed"),
+    ):
+        with pytest.raises(ValueError, match=rf"another encoder, .*\(what differs: {said}\); remove"):
+            train(**change)
+    monkeypatch.undo()
+    assert train(moved).reader.fingerprint == wanted
 
 
 def test_long_training_texts_are_cut_with_a_warning(encoder: Path) -> None:
@@ -345,10 +381,35 @@ def test_input_that_cannot_be_learned_from_is_refused(encoder: Path, tmp_path: P
         ({"rates": ()}, "rates is"),
         ({"rates": (0.0,)}, "rates is"),
         ({"text_weight": -1.0}, "text_weight is -1.0"),
+        ({"text_weight": math.inf}, "text_weight is inf"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio is 1.0"),
+        ({"warmup_ratio": -0.1}, "warmup_ratio is -0.1"),
+        ({"mixed_precision": "fp8"}, "mixed_precision is 'fp8'; expected no, bf16 or fp16"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
+        ReplacedWordsSettings(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_length": "9"}, "max_length is '9'; expected an int"),
+        ({"copies": 2.0}, "copies is 2.0; expected an int"),
+        ({"batch_size": True}, "batch_size is True; expected an int"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'; expected a number"),
+        ({"warmup_ratio": None}, "warmup_ratio is None"),
+        ({"text_weight": False}, "text_weight is False"),
+        ({"rates": 0.1}, "rates is 0.1; expected a sequence of numbers"),
+        ({"rates": "0.1"}, "rates is '0.1'"),
+        ({"rates": (0.1, None)}, "rates is "),
+    ],
+)
+def test_settings_of_another_type_are_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
         ReplacedWordsSettings(**change)
 
 

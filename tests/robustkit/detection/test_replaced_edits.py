@@ -35,6 +35,14 @@ def test_a_typo_is_one_edit(word: str, seed: int) -> None:
     assert typos(word[:1], Random(seed)) == []
 
 
+def test_a_typo_leaves_the_end_of_a_word_but_for_a_swap() -> None:
+    found = {typos("abcd", Random(seed))[0] for seed in range(4000)}
+    assert {typo for typo in found if not typo.endswith("d")} == {"abdc"}
+    # An added letter, even another d, stands before the third letter at the latest.
+    assert {typo[-2:] for typo in found if len(typo) == 5} == {"cd"}
+    assert {typo for typo in found if len(typo) == 3} == {"bcd", "acd", "abd"}
+
+
 @given(st.integers(0, 1000))
 def test_words_with_replacements_change_keep_their_capitals_and_nothing_else_changes(seed: int) -> None:
     offers = {"fine": ["decent"], "film": ["movie"]}
