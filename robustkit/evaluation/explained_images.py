@@ -67,7 +67,11 @@ class ImageExplainer(Explainer):
 
     def smoothness(self, maps: Attribution) -> Numbers:
         """See `Explainer`."""
-        return total_variation(maps.map().double(), relative=True).cpu().numpy()
+        own = maps.map().double()
+        found = total_variation(own, relative=True)
+        found[(own == 0).all(dim=(1, 2))] = torch.nan
+        numbers: Numbers = found.cpu().numpy()
+        return numbers
 
     def shown(self, inputs: Inputs, config: ExplanationConfig) -> Pictures:
         """See `Explainer`."""

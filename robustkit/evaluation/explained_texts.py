@@ -36,6 +36,7 @@ class TextExplainer(Explainer):
     inputs = "texts"
     entries = "tokens"
     substitute = "the padding token"
+    left_out = "Blank texts, and attacks on them or that leave one, are left out."
     likeness_note = "Of words; texts whose number of words has changed do not count."
 
     def __init__(self, classifier: TextClassifier) -> None:
@@ -118,16 +119,18 @@ def text_explanation_section(
     plain = sorted((row for row in data if row[0].strip()), key=lambda row: len(row[0]))
     sets = [Inputs("texts as they are", [text for text, _ in plain], [label for _, label in plain])]
     for name, log in logs.items():
-        won = sorted(
-            (record for record in log if record.outcome == "Successful"),
-            key=lambda record: len(record.original_text),
-        )
+        won = [
+            (strip_marks(record.original_text), strip_marks(record.perturbed_text), record)
+            for record in sorted(log, key=lambda record: len(record.original_text))
+            if record.outcome == "Successful"
+        ]
+        shown = [pair for pair in won if pair[0].strip() and pair[1].strip()]
         sets.append(
             Inputs(
                 f"{name}, altered texts",
-                [strip_marks(record.perturbed_text) for record in won],
-                [record.ground_truth_output for record in won],
-                [strip_marks(record.original_text) for record in won],
+                [altered for _, altered, _ in shown],
+                [record.ground_truth_output for _, _, record in shown],
+                [original for original, _, _ in shown],
             )
         )
     return explanation_section(TextExplainer(classifier), sets, config)

@@ -122,6 +122,7 @@ class Explainer(ABC):
         inputs: What inputs are called, such as ``"texts"``.
         entries: What a map has numbers for, such as ``"tokens"``.
         substitute: What takes the place of an entry that is taken away.
+        left_out: What the section says of inputs that are left out; empty for none.
         likeness_note: What the likeness of two maps leaves out.
     """
 
@@ -129,6 +130,7 @@ class Explainer(ABC):
     inputs: str
     entries: str
     substitute: str
+    left_out: str = ""
     likeness_note: str
 
     @abstractmethod
@@ -141,7 +143,7 @@ class Explainer(ABC):
 
     @abstractmethod
     def smoothness(self, maps: Attribution) -> Numbers | None:
-        """Total variation of each map over its mass, ``(n,)``; None where entries have no neighbours."""
+        """Total variation of each map over its mass, ``(n,)``, NaN of zeros; None without neighbours."""
 
     @abstractmethod
     def shown(self, inputs: Inputs, config: ExplanationConfig) -> Part:
@@ -351,8 +353,8 @@ def _introduction(explainer: Explainer, config: ExplanationConfig) -> str:
         f"Maps of the predicted class by {', '.join(map(_spelled, config.methods))}: how much each of an "
         f"input's {explainer.entries} has to do with its score. None is a proof of what the classifier does; "
         f"the tables say how far these can be trusted. At most {config.sample} {explainer.inputs}, drawn at "
-        "random, are behind each number."
-    )
+        f"random, are behind each number. {explainer.left_out}"
+    ).strip()
 
 
 def _deletion(
@@ -408,7 +410,8 @@ def _smoothness(
         (explainer.inputs, "method", "n", "total variation"),
         tuple(rows),
         "Sum of the differences between neighbours, divided by the sum of sizes: small for smooth maps, "
-        "whatever their scale. A smooth map is easier to look at, and not more right. What is known of the "
+        "whatever their scale. Maps that are 0 everywhere do not count. A smooth map is easier to look at, "
+        "and not more right. What is known of the "
         "gradients of robust networks is in the documentation, docs/bridging.md. "
         f"{interval_note(config.n_boot)}".strip(),
     )

@@ -145,6 +145,22 @@ def test_the_numbers_are_those_of_their_definitions(
     assert len(estimates) == 18 and all(cell.low <= cell.value <= cell.high for cell in estimates)
 
 
+def test_maps_of_zeros_are_not_smooth(classifier: ImageClassifier) -> None:
+    """Where the first layer sees only zeros, the gradient times the input is zero everywhere."""
+    pixels = torch.cat([noise(3), torch.full((2, 3, 8, 8), 0.5)])
+    config = ExplanationConfig(("gradient_times_input",), n_boot=0, examples=0)
+    section = image_explanation_section(
+        classifier, pixels, classifier.predict(pixels), pixels, attack="none", config=config
+    )
+    own = explain(classifier, pixels[:3], "gradient_times_input").map().double().numpy()
+    steps = np.abs(np.diff(own, axis=1)).sum((1, 2)) + np.abs(np.diff(own, axis=2)).sum((1, 2))
+    rows = section.table("Smoothness of maps").rows
+    assert [row[0] for row in rows] == ["images as they are", "none, withstood"]
+    for _, _, n, variation in rows:
+        assert n == 3
+        assert value(variation) == pytest.approx((steps / np.abs(own).sum((1, 2))).mean(), abs=1e-6)
+
+
 def test_p1_the_sanity_number_is_that_of_weights_drawn_anew(
     classifier: ImageClassifier, images: tuple[Tensor, Tensor, Tensor], section: Section
 ) -> None:

@@ -123,6 +123,21 @@ def test_word_maps_are_compared_where_words_stand_in_the_same_places(classifier:
     assert likeness.value == pytest.approx(spearmanr(before, after).statistic, abs=1e-6)
 
 
+def test_attacks_that_leave_no_words_are_left_out_and_the_section_says_so(classifier: TextClassifier) -> None:
+    rows = rows_of(3, seed=4)
+    kept = record("a fine film", "a [[decent]] film")
+    blanks = [record("good", "[[ ]]"), record(" ", "[[bad]]"), record("[[good]]", "")]
+    config = ExplanationConfig(("gradient",), examples=5, n_boot=0)
+    logs = {"own": AttackLog([*blanks, kept]), "blank": AttackLog(blanks)}
+    section = text_explanation_section(classifier, rows, logs, config)
+    assert [(row[0], row[2]) for row in section.table("Deletion").rows] == [
+        ("texts as they are", 3), ("own, altered texts", 1),
+    ]  # fmt: skip
+    (maps,) = kinds(section, Shades)
+    assert len(maps.groups) == 1
+    assert "Blank texts, and attacks on them or that leave one, are left out." in str(section.parts[0])
+
+
 def test_the_report_has_the_section_and_a_wrong_method_costs_no_attack(classifier: TextClassifier) -> None:
     rows = rows_of(6, seed=5)
     evil = record("a fine film", "a [[<script>alert(1)</script>]] film")
