@@ -350,7 +350,11 @@ def evaluate(
         from robustkit.evaluation.gradients import GradientConfig, evaluate_images, text_gradient_section
         from robustkit.evaluation.images import holds_images, read_labelled_images
         from robustkit.evaluation.inputs import make_attack, make_detector, train_reader
-        from robustkit.evaluation.robustness import EvaluationConfig, evaluate_robustness
+        from robustkit.evaluation.robustness import (
+            EvaluationConfig,
+            check_evaluation,
+            evaluate_robustness,
+        )
         from robustkit.evaluation.threats import parse_threat
 
         ball = None if threat is None else parse_threat(threat)
@@ -412,19 +416,36 @@ def evaluate(
         parts = _parts(found if "fgws" in wanted else None, lm, device, reader)
         rows = _labelled(data, classifier, sample, seed)
         taught = [] if train is None else _labelled(train, classifier, None, seed)
-        if "replaced" in wanted and reader is None:
+        trains = "replaced" in wanted and reader is None
+        watching = {
+            name: make_detector(name, classifier, parts)
+            for name in wanted
+            if not (trains and name == "replaced")
+        }
+        if trains:
+            from robustkit.detection.replaced import ReplacedWordsDetector
+
             if not taught:
                 raise ValueError("replaced learns from clean texts: give --train, or a trained --reader")
+            check_evaluation(
+                classifier,
+                rows,
+                runs,
+                (*watching.values(), ReplacedWordsDetector),
+                train=taught,
+                config=config,
+                explained=explained,
+            )
             learned = train_reader(
                 [text for text, _ in taught], found, output_dir=out / "reader.run", seed=seed
             )
             learned.save_pretrained(out / "reader")
-            parts["reader"] = learned
+            watching["replaced"] = ReplacedWordsDetector(learned)
         report = evaluate_robustness(
             classifier,
             rows,
             runs,
-            {name: make_detector(name, classifier, parts) for name in wanted},
+            {name: watching[name] for name in wanted},
             train=taught,
             encoder=meter,
             folder=out,
@@ -523,6 +544,9 @@ def _reader_settings(params: dict[str, Any]) -> ReplacedWordsSettings:
     training = {name: params.pop(name) for name in names if name in params}
     if unknown := sorted(params.keys() - {"truncate"}):
         raise ValueError(f"--params: replaced has no {unknown[0]!r}; it has truncate, {', '.join(names)}")
+    # The detector is made when its reader is trained: too late to say so.
+    if not isinstance(truncate := params.get("truncate", False), bool):
+        raise ValueError(f"--params: truncate is {truncate!r}; expected true or false")
     return ReplacedWordsSettings(**training)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EvaluationConfig",
     "attack_section",
+    "check_evaluation",
     "detection_section",
     "evaluate_robustness",
     "example_section",
@@ -137,13 +138,9 @@ def evaluate_robustness(
     """
     config = config or EvaluationConfig()
     detectors = dict(detectors or {})
-    _check(classifier, data, attacks, detectors, train, config)
-    if explained is not None:
-        from robustkit.evaluation.explained_texts import TextExplainer, text_explanation_section
-        from robustkit.evaluation.explanations import Inputs, check_methods
-
-        some = next((text for text, _ in data if text.strip()), "")
-        check_methods(TextExplainer(classifier), Inputs("", [some], [0]), explained)
+    check_evaluation(
+        classifier, data, attacks, detectors.values(), train=train, config=config, explained=explained
+    )
     logs = {
         name: attack
         if isinstance(attack, AttackLog)
@@ -175,6 +172,8 @@ def evaluate_robustness(
         )
     sections.append(example_section(logs, classifier.labels, config.examples, seed=config.seeds[0]))
     if explained is not None:
+        from robustkit.evaluation.explained_texts import text_explanation_section
+
         sections.append(text_explanation_section(classifier, data, logs, explained))
     return RobustnessReport(
         f"Robustness of {classifier.name}",
@@ -183,13 +182,46 @@ def evaluate_robustness(
     )
 
 
+def check_evaluation(
+    classifier: TextClassifier,
+    data: Sequence[tuple[str, int]],
+    attacks: Mapping[str, WordAttack | AttackLog],
+    detectors: Collection[Detector | type[Detector]],
+    *,
+    train: Sequence[tuple[str, int]],
+    config: EvaluationConfig,
+    explained: ExplanationConfig | None = None,
+) -> None:
+    """What `evaluate_robustness` refuses before any attack; cheap beside the training of a detector's model.
+
+    Args:
+        classifier: The classifier.
+        data: See `evaluate_robustness`.
+        attacks: See `evaluate_robustness`.
+        detectors: Detectors; for one whose model is still to be trained, its class.
+        train: See `evaluate_robustness`.
+        config: Settings.
+        explained: See `evaluate_robustness`.
+
+    Raises:
+        ValueError: See `evaluate_robustness`.
+    """
+    _check(classifier, data, attacks, train)
+    if detectors:
+        _check_detection(classifier, data, attacks, detectors, train, config)
+    if explained is not None:
+        from robustkit.evaluation.explained_texts import TextExplainer
+        from robustkit.evaluation.explanations import Inputs, check_methods
+
+        some = next((text for text, _ in data if text.strip()), "")
+        check_methods(TextExplainer(classifier), Inputs("", [some], [0]), explained)
+
+
 def _check(
     classifier: TextClassifier,
     data: Sequence[tuple[str, int]],
     attacks: Mapping[str, WordAttack | AttackLog],
-    detectors: Mapping[str, Detector],
     train: Sequence[tuple[str, int]],
-    config: EvaluationConfig,
 ) -> None:
     if not data:
         raise ValueError("data is empty")
@@ -210,8 +242,16 @@ def _check(
                 raise ValueError(
                     f"the log {name!r} is of an attack on another classifier than {classifier.name}"
                 )
-    if not detectors:
-        return
+
+
+def _check_detection(
+    classifier: TextClassifier,
+    data: Sequence[tuple[str, int]],
+    attacks: Mapping[str, WordAttack | AttackLog],
+    detectors: Collection[Detector | type[Detector]],
+    train: Sequence[tuple[str, int]],
+    config: EvaluationConfig,
+) -> None:
     least = math.ceil((1 / config.fpr - 1) / config.val_ratio - 1e-9)
     for name, attack in attacks.items():
         texts = len(attack) if isinstance(attack, AttackLog) else len(data)
@@ -220,7 +260,7 @@ def _check(
                 f"{name} has {texts} texts; a threshold for a false positive rate of {config.fpr} from "
                 f"{config.val_ratio:.0%} of them needs at least {least}"
             )
-    if any(detector.needs_fit for detector in detectors.values()):
+    if any(detector.needs_fit for detector in detectors):
         found = sorted({label for _, label in train})
         if not found:
             raise ValueError("train is empty, and detectors learn from training texts")

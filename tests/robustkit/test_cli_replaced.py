@@ -9,7 +9,7 @@ import pytest
 
 from robustkit.attacks.logs import AttackLog
 from robustkit.detection import ReplacedWordsDetector, TextDetector
-from robustkit.evaluation import RobustnessReport
+from robustkit.evaluation import RobustnessReport, inputs
 from robustkit.evaluation.inputs import Resources, train_reader
 from tests.robustkit.test_cli import call, failure
 from tests.robustkit.tiny import SYNONYMS, tiny_classifier, toy_sentiment, trained_bert
@@ -101,12 +101,41 @@ def test_the_report_has_a_row_for_it(folder: Path, detector: Path, tmp_path: Pat
     assert (tmp_path / "report" / "reader" / "model.safetensors").is_file()
 
 
+def test_a_finished_run_of_another_training_is_refused_with_what_to_do(folder: Path, detector: Path) -> None:
+    params = ["--params", json.dumps({**TRAINING, "learning_rate": 1e-3})]
+    for change, said in (
+        (["--encoder", str(folder / "encoder"), *params], "differs: settings"),
+        (["--encoder", str(folder / "model"), "--params", json.dumps(TRAINING)], "differs: encoder"),
+    ):
+        told = failure(call(*fit(folder, detector, *change)))
+        assert said in told and "detector.run" in told
+        assert "remove this folder, or write elsewhere (output_dir, --out on the command line)" in told
+
+
+def test_what_can_be_known_before_a_reader_of_the_report_is_trained_is_said_then(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "train_reader", lambda *_, **__: pytest.fail("trained"))
+    start = ["evaluate", *options(folder), "--data", str(folder / "test.jsonl"), "--out", str(tmp_path / "o")]
+    start += ["--attacks", "deepwordbug", "--train", str(folder / "train.jsonl")]
+    for change, said in (
+        (["--detectors", "replaced", "--fpr", "0.01"], "deepwordbug has 40 texts; a threshold"),
+        (["--detectors", "replaced", "--explain", "xrai"], "explanations by xrai"),
+        (["--detectors", "replaced,perplexity"], "'lm'"),
+        (["--detectors", "replaced,wild"], "there is no detector 'wild'"),
+    ):
+        assert said in failure(call(*start, *change))
+    assert not (tmp_path / "o").exists()
+
+
 def test_what_is_missing_is_said_before_anything_is_trained(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     encoder = ["--encoder", str(folder / "encoder")]
     for change, said in (
         (["--params", '{"copys": 3}'], "replaced has no 'copys'; it has truncate, max_length"),
         (["--params", '{"copies": 0}'], "copies is 0"),
+        (["--params", '{"max_length": "9"}'], "max_length is '9'; expected an int"),
+        (["--params", '{"truncate": "yes"}'], "truncate is 'yes'; expected true or false"),
         (["--encoder", str(folder / "none")], "no folder"),
         (["--reader", str(folder / "encoder")], "no trained reader"),
         ([*encoder, "--resources", str(tmp_path / "none")], "no folder of resources"),
