@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -67,8 +68,9 @@ class Frugal(TorchFunctionMode):
     """A context in which passes through a network keep little.
 
     It holds for the thread that enters it. Left alone are calls of which anything but the first argument
-    takes a gradient, and all that happens under the transforms of `torch.func` or where somebody else has a
-    say in what is kept, as in a network with checkpoints.
+    takes a gradient, and all that happens under the transforms of `torch.func`, in forward-mode
+    differentiation, or where somebody else has a say in what is kept, as in a network with checkpoints.
+    Before torch 2.8 nobody can ask for the latter; all is left alone there.
     """
 
     def __torch_function__(
@@ -89,22 +91,25 @@ def _alone_takes_gradient(first: Any, *others: Any) -> bool:
         and not any(takes[1:])
         and torch.is_grad_enabled()
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
         and not _kept_by_others()
     )
 
 
 def _kept_by_others() -> bool:
-    # Before torch 2.8 nobody can ask.
     asked = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return asked is not None and asked(False) is not None
+    return asked is None or asked(False) is not None
 
 
 def _shaped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function whose way back reads of its input the shape alone."""
-    if args[0].numel() < WORTHWHILE:
+    # Elsewhere a pool may read its input on the way back.
+    if args[0].numel() < WORTHWHILE or args[0].device.type not in ("cpu", "cuda"):
         return func(*args, **kwargs)
     # Not the tensor itself, which lives as long as a function that names it.
     place, size = args[0].data_ptr(), args[0].shape
+    if any(isinstance(one, Tensor) and one.data_ptr() == place for one in (*args[1:], *kwargs.values())):
+        return func(*args, **kwargs)  # what is kept could be either
     pools = "pool" in func.__name__
 
     def pack(kept: Tensor) -> Any:
@@ -210,7 +215,7 @@ class _Scaled(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         ((gradient,), (factor,)) = gradients, ctx.saved_tensors
         wide = factor.view(-1, *[1] * (gradient.ndim - 2))
-        if torch.is_grad_enabled():
+        if not _writable(gradient):
             return (gradient * wide).to(gradient.dtype), None, None
         return torch.mul(gradient, wide, out=_buffer(gradient)), None, None
 
@@ -221,14 +226,26 @@ class _Gated(torch.autograd.Function):
         output = z.relu_() if in_place else torch.clamp_min(z, 0, out=_buffer(z))
         if in_place:
             ctx.mark_dirty(z)
-        ctx.save_for_backward(output > 0)
+        ctx.save_for_backward(output != 0)  # not > 0: NaN is active, as in torch
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         ((gradient,), (active,)) = gradients, ctx.saved_tensors
-        # Several times as fast as torch.where.
-        return _buffer(gradient).copy_(active).mul_(gradient), None
+        # Zero where inactive, even if the gradient is no finite number. Several times as fast as torch.where.
+        back = torch.ops.aten.threshold_backward
+        if not _writable(gradient):
+            return back(gradient, active.to(gradient.dtype), 0), None
+        found = _buffer(gradient).copy_(active)
+        return back.grad_input(gradient, found, 0, grad_input=found), None
+
+
+def _writable(gradient: Tensor) -> bool:
+    """Whether what is computed of a gradient may be written into given memory."""
+    asked = torch._C._functorch
+    # Of several gradients at once, torch.autograd.grad makes batches of the older kind.
+    batched = asked.is_functorch_wrapped_tensor(gradient) or asked.is_legacy_batchedtensor(gradient)
+    return not torch.is_grad_enabled() and not batched
 
 
 def _buffer(like: Tensor) -> Tensor:

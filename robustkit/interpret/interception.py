@@ -45,7 +45,8 @@ class Unit:
     Attributes:
         name: Such as ``relu``.
         z: What it read, ``(n, ...)``; of a ReLU its output instead, which has the same derivative and is
-            the same wherever that is not 0, so that less is kept.
+            the same wherever that is not 0, so that less is kept. Not so of a clamp at 0, whose
+            derivative there is 1, though its name is ``relu``, too.
         output: What it gave.
         derivative: R to ``act'(z) R``.
         valid: bool, of z's shape: False where a token is padding. None where there is none.
@@ -185,7 +186,8 @@ class Interception(TorchFunctionMode):
         in_place = kwargs.get("inplace", False) or written.endswith("_")
         pure = func
         if in_place and written.endswith("_"):
-            pure = getattr(torch, name, None) or getattr(nn.functional, name)
+            plain = written.removesuffix("_")
+            pure = getattr(torch, plain, None) or getattr(nn.functional, plain)
         elif in_place and rest and isinstance(rest[-1], bool):
             rest = rest[:-1]
 
@@ -193,12 +195,19 @@ class Interception(TorchFunctionMode):
             found: Tensor = pure(z, *rest, **options)
             return found
 
-        output = self._with_rule(name, z.clone() if in_place else z, compute, compute)
+        # A clamp at zero has the name of a ReLU, but another derivative at 0.
+        of_output = written.removesuffix("_") == "relu"
+        output = self._with_rule(name, z.clone() if in_place else z, compute, compute, of_output)
         # Whoever reads z again must see the new values, and go back through the rule.
         return z.copy_(output) if in_place else output
 
     def _with_rule(
-        self, name: str, z: Tensor, compute: Callable[[Tensor], Tensor], again: Callable[[Tensor], Tensor]
+        self,
+        name: str,
+        z: Tensor,
+        compute: Callable[[Tensor], Tensor],
+        again: Callable[[Tensor], Tensor],
+        of_output: bool = False,
     ) -> Tensor:
         if name != "relu" and not self._rule.any_activation:
             raise ValueError(
@@ -216,7 +225,9 @@ class Interception(TorchFunctionMode):
             valid = (
                 valid.view(*valid.shape, *[1] * (z.ndim - 2)).expand_as(z) if _per_token(z, valid) else None
             )
-        output: Tensor = _WithRule.apply(z, compute, again, self._rule, name, valid)  # type: ignore[no-untyped-call]
+        output: Tensor = _WithRule.apply(  # type: ignore[no-untyped-call]
+            z, compute, again, of_output, self._rule, name, valid
+        )
         self._last = output
         return output
 
@@ -257,9 +268,11 @@ class Interception(TorchFunctionMode):
 
 class _WithRule(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, compute: Any, again: Any, rule: Any, name: str, valid: Any) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor, compute: Any, again: Any, of_output: bool, rule: Any, name: str, valid: Any
+    ) -> Tensor:
         output: Tensor = compute(z)
-        ctx.save_for_backward(output if name == "relu" else z, output)
+        ctx.save_for_backward(output if of_output else z, output)
         ctx.again, ctx.rule, ctx.name, ctx.valid = again, rule, name, valid
         return output
 
@@ -275,7 +288,7 @@ class _WithRule(torch.autograd.Function):
                 return found
 
         unit = Unit(ctx.name, z, output, derivative, ctx.valid)
-        return ctx.rule.propagate(relevance, unit), None, None, None, None, None
+        return ctx.rule.propagate(relevance, unit), None, None, None, None, None, None
 
 
 class _Redistributed(torch.autograd.Function):

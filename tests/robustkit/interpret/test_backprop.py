@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -123,6 +124,57 @@ def test_r5_the_gated_rule_at_q_0_is_the_gradient(activation: type[nn.Module], s
     assert not torch.allclose(
         rect(net, x, rule="gated", q=80, score=score), explain(net, x, "gradient").values
     )
+
+
+class Clamped(nn.Module):
+    """A convolution, a clamp at zero, a linear layer."""
+
+    def __init__(self, clamp: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        layers = cnn()
+        assert isinstance(layers[0], nn.Conv2d)
+        self.below, self.clamp = layers[0], clamp
+        self.pool, self.head = nn.Flatten(), nn.Linear(6 * 64, 3, bias=False).double()
+        self.head.weight.data.copy_(torch.sin(torch.arange(3.0 * 6 * 64)).view(3, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.pool(self.clamp(self.below(x))))
+        return found
+
+
+CLAMPS = [
+    lambda y: y.clamp(min=0),
+    lambda y: torch.clamp_min(y, 0),
+    lambda y: y.clip(0),
+    lambda y: y.clamp_(min=0),
+    lambda y: y.clamp_min_(0),
+    lambda y: y.clip_(0),
+    lambda y: torch.clamp_(y, 0),
+]
+
+
+@pytest.mark.parametrize("clamp", CLAMPS)
+@pytest.mark.parametrize("zero", [False, True])
+def test_r5_the_gated_rule_at_q_0_is_the_gradient_of_a_clamp(clamp: Any, zero: bool) -> None:
+    net, x = Clamped(clamp).eval(), images()
+    if zero:  # many units read 0 exactly, where a clamp's derivative is 1
+        x[:, :, :4] = 0
+        assert net.below.bias is not None
+        net.below.bias.data.zero_()
+    for score in ("output", "input"):
+        assert torch.allclose(rect(net, x, rule="gated", q=0, score=score), autograd(net, x))
+
+
+@pytest.mark.parametrize("clamp", CLAMPS)
+@pytest.mark.parametrize(
+    "method", [RectGrad(q=70, final="none"), GuidedBackprop(), Deconvolution(), Gradient()]
+)
+def test_r10_a_clamp_at_zero_is_a_relu(clamp: Any, method: Any) -> None:
+    x = images()
+    wanted, found = explain(Clamped(F.relu).eval(), x, method), explain(Clamped(clamp).eval(), x, method)
+    assert torch.allclose(found.values, wanted.values) and wanted.values.abs().sum() > 0
+    if not isinstance(method, Gradient):
+        assert found.activations is not None and dict(found.activations.treated) == {"relu": 1}
 
 
 def test_r6_a_batch_gives_the_maps_of_its_inputs() -> None:

@@ -168,6 +168,7 @@ def test_little_is_left_alone(net: Net, monkeypatch: pytest.MonkeyPatch) -> None
         lambda x: F.max_pool2d(x * 2, 2, return_indices=True)[0],
         lambda x: F.avg_pool2d((x * 2).transpose(2, 3), 2),
         lambda x: F.conv2d(x * 2, x[:2, :, :3, :3]),
+        lambda x: (lambda y: F.conv2d(y, y.detach(), padding=4))(x * 2),
         lambda x: F.batch_norm(x * 2, None, None, training=True),
         lambda x: F.batch_norm(x * 2, torch.ones(3).double(), torch.full((3,), 4.0).double()),
         lambda x: torch.batch_norm(
@@ -178,6 +179,80 @@ def test_little_is_left_alone(net: Net, monkeypatch: pytest.MonkeyPatch) -> None
 )  # fmt: skip
 def test_calls_of_every_form(model: Callable[[Tensor], Tensor]) -> None:
     same(model, pictures())
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize(
+    "above",
+    [
+        torch.sqrt,
+        lambda y: y.sqrt().mean((2, 3)),
+        lambda y: y.pow(0.5),
+    ],
+)
+def test_no_gradient_passes_an_inactive_unit_not_even_one_that_is_no_number(
+    wide: bool, above: Callable[[Tensor], Tensor]
+) -> None:
+    x = pictures() if wide else pictures().float()
+    found, wanted = (slope(lambda x: above(F.relu(x * 2)), x, thrifty)[1] for thrifty in (True, False))
+    assert not found.isnan().any() and torch.allclose(found, wanted, rtol=1e-5)
+    assert (wanted[x > 0] != 0).any() and (wanted[x < 0] == 0).all()
+
+
+def test_a_unit_that_is_no_number_shows_in_the_gradient() -> None:
+    x = pictures()
+    x[0, 0, 0, 0] = float("nan")
+    found, wanted = (slope(lambda x: F.relu(x * 2), x, thrifty)[1] for thrifty in (True, False))
+    assert torch.allclose(found, wanted, equal_nan=True) and wanted.isnan().sum() == 1
+
+
+def narrow_layers(x: Tensor) -> Tensor:
+    """Normalization and a ReLU in 32 bits, where memory is chosen by hand."""
+    variance = torch.full((3,), 4.0)
+    return F.relu(F.batch_norm(x * 2, torch.ones(3), variance)).square()
+
+
+@pytest.mark.parametrize("transform", [False, True])
+def test_many_gradients_at_once(transform: bool) -> None:
+    found = []
+    for context in (Frugal(), nullcontext()):
+        leaf = pictures().float().requires_grad_()
+        with context:
+            output = narrow_layers(leaf)
+        above = torch.stack([torch.ones_like(output), output.detach() - 1])
+        if transform:
+            pull = torch.func.vmap(lambda one: torch.autograd.grad(output, leaf, one)[0])  # noqa: B023
+            found.append(pull(above))
+        else:
+            found.append(torch.autograd.grad(output, leaf, above, is_grads_batched=True)[0])
+    assert torch.allclose(found[0], found[1]) and found[1].abs().max() > 1e-6
+
+
+def test_forward_mode_is_left_alone() -> None:
+    found = []
+    for context in (Frugal(), nullcontext()):
+        with torch.autograd.forward_ad.dual_level(), context:
+            leaf = pictures().float().requires_grad_()
+            dual = torch.autograd.forward_ad.make_dual(leaf, torch.ones_like(leaf))
+            output = narrow_layers(dual)
+            found.append(torch.autograd.forward_ad.unpack_dual(output).tangent.detach())
+    assert torch.allclose(found[0], found[1]) and found[1].abs().max() > 1e-6
+
+
+def test_all_is_left_alone_where_nobody_can_ask_who_keeps(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.8."""
+    monkeypatch.delattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
+    with Frugal():
+        logits = net(pictures().requires_grad_())
+    assert [one for one in kept(logits) if one.dtype == torch.bool] == []
+
+
+def test_pools_of_other_devices_are_left_alone() -> None:
+    x = torch.empty(2, 3, 8, 8, device="meta", requires_grad=True)
+    with Frugal():
+        output = F.max_pool2d(x * 2, 2)
+    (saved,) = (one for one in kept(output) if one.shape == x.shape)
+    assert saved.stride() == x.stride()
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
