@@ -129,6 +129,10 @@ def kept(logits: Tensor) -> list[Tensor]:
     return [one for one in found if isinstance(one, Tensor)]
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    reason="passes are frugal from torch 2.8",
+)
 @pytest.mark.parametrize("thrifty", [False, True])
 def test_no_activation_is_kept(net: Net, thrifty: bool) -> None:
     read: list[Tensor] = []
