@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -119,11 +119,20 @@ class ImageClassifier(nn.Module):
 
         Raises:
             FileNotFoundError: The folder is missing.
+            ValueError: It holds a model of another kind, such as one of texts.
             HubError: See `trainkit.resolve`.
         """
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING as KINDS
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
         folder = resolve(folder_or_id, revision=revision, ignore=("*.bin", "*.h5", "*.msgpack", "*.onnx"))
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        kinds: Mapping[Any, Any] = KINDS
+        if type(config) not in kinds:
+            raise ValueError(
+                f"{os.fspath(folder_or_id)!r} holds a {config.model_type}, of which transformers makes no "
+                "image classifier; texts are classified by TextClassifier"
+            )
         model = AutoModelForImageClassification.from_pretrained(
             folder, use_safetensors=True, local_files_only=True
         )

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from robustkit.classifiers import ImageClassifier
+from tests.robustkit.tiny import tiny_classifier
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
@@ -183,3 +184,11 @@ def test_bad_pixels_raise() -> None:
         c.extract(pixels(0))
     with pytest.raises(ValueError, match="no processor"):
         c.pixels([])
+
+
+def test_a_classifier_of_texts_is_refused_in_plain_words(tmp_path: Path) -> None:
+    model, tokenizer = tiny_classifier("bert", ["a good film", "a bad film"])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a bert, of which transformers makes no image classifier"):
+        ImageClassifier.from_pretrained(tmp_path)
