@@ -49,7 +49,10 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--page", action="store_true", help="update docs/si_hg.md as well")
-    comparison.run(**vars(parser.parse_args()))
+    arguments = parser.parse_args()
+    if any(not rate > 0 for rate in arguments.rates):
+        parser.error("--rates: shares are above 0")
+    comparison.run(**vars(arguments))
 
 
 if __name__ == "__main__":
