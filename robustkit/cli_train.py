@@ -68,6 +68,11 @@ def train(
         typer.Option("--optimizer", help="sgd has momentum 0.9 and weight decay 5e-4."),
     ] = "adamw",
     warmup: Annotated[float, typer.Option("--warmup", help="Warm-up as a share of all steps.")] = 0.1,
+    grow: Annotated[
+        float,
+        typer.Option("--grow", min=0, max=1, help="Share of all steps in which the threat's radius grows; "
+                     "helps where training never leaves the start."),
+    ] = 0.0,
     augment: Annotated[
         bool, typer.Option("--augment", help="Mirror images and shift them by up to 4 pixels.")
     ] = False,
@@ -101,7 +106,7 @@ def train(
     with plain_errors():
         quiet()
         asked = _Asked(model, str(data), method, threat, params, epochs, batch_size, learning_rate, optimizer,
-                       warmup, augment, average, watch, new_head, max_length, seed)  # fmt: skip
+                       warmup, augment, average, watch, new_head, max_length, seed, grow)  # fmt: skip
         from robustkit.evaluation.images import holds_images
 
         images = holds_images(data)
@@ -140,6 +145,7 @@ class _Asked:
     new_head: bool
     max_length: int | None
     seed: int
+    grow: float = 0.0
 
 
 def _threat(asked: _Asked, images: bool) -> PerturbationSet | None:
@@ -148,8 +154,8 @@ def _threat(asked: _Asked, images: bool) -> PerturbationSet | None:
     from robustkit.evaluation.threats import parse_threat
 
     if asked.method == "natural":
-        if asked.threat is not None:
-            raise ValueError("natural training has no --threat")
+        if asked.threat is not None or asked.grow:
+            raise ValueError("natural training has no --threat, nor one that could --grow")
         return None
     if asked.threat is None:
         raise ValueError(
@@ -173,7 +179,7 @@ def _check_folder(out: Path, asked: _Asked) -> None:
 
     record = out / RECORD
     if record.is_file():
-        before = read_json(record)
+        before = {"grow": 0.0, **read_json(record)}  # older records do not have it
         if other := [name for name, value in asdict(asked).items() if before.get(name) != value]:
             raise ValueError(
                 f"{out} holds a run with {other[0]} {before.get(other[0])!r}, not "
@@ -353,7 +359,11 @@ def _method(
         settings["bank"] = subject.banked(float(ball.epsilon))  # type: ignore[union-attr]
     kind = getattr(training, _KINDS[asked.method])
     try:
-        made: RobustMethod = kind(**settings) if ball is None else kind(ball, **settings)
+        made: RobustMethod = (
+            kind(**settings)
+            if ball is None
+            else kind(training.Growing(ball, round(asked.grow * total)), **settings)
+        )
     except TypeError as error:
         raise ValueError(f"--params of {asked.method}: {error}") from error
     return made

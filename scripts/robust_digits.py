@@ -43,6 +43,15 @@ def main() -> None:
         metavar="SHARE",
         help="shares of its learning rate that each method chooses from, on held-out training images",
     )
+    parser.add_argument(
+        "--grow",
+        dest="growth",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="SHARE",
+        help="shares of the steps in which the ball grows to its size; each method chooses likewise",
+    )
     parser.add_argument("--attack-steps", type=int, default=50, help="steps of the attacks that judge")
     parser.add_argument(
         "--test", type=int, default=500, help="test images, at most 500 of the digits, 1,000 otherwise"
@@ -52,6 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if any(not rate > 0 for rate in arguments.rates):
         parser.error("--rates: shares are above 0")
+    if any(not 0 <= grow <= 1 for grow in arguments.growth):
+        parser.error("--grow: shares are between 0 and 1")
     comparison.run(**vars(arguments))
 
 

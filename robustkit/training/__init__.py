@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .bank import TextBank as TextBank
     from .game import Cost as Cost
     from .game import Game as Game
+    from .growing import Growing as Growing
     from .keeping import Averaged as Averaged
     from .keeping import OverfittingWatch as OverfittingWatch
     from .methods import FGSMRS as FGSMRS
@@ -44,6 +45,7 @@ _HOMES = {
     "FreeLB": "texts",
     "FreeTraining": "methods",
     "Game": "game",
+    "Growing": "growing",
     "Natural": "methods",
     "OnTexts": "texts",
     "OverfittingWatch": "keeping",
@@ -70,6 +72,7 @@ __all__ = [
     "FreeLB",
     "FreeTraining",
     "Game",
+    "Growing",
     "Natural",
     "OnTexts",
     "OverfittingWatch",

@@ -19,6 +19,7 @@ from robustkit.attacks.gradient.sets import LInf, PerturbationSet
 from trainkit.objectives import Loss, StepContext
 
 from .game import Cost, DualMode, Game, dual_mode
+from .growing import Growing
 from .views import FlipCrop
 
 __all__ = [
@@ -36,7 +37,7 @@ class RobustMethod(ABC):
     """What all methods share: batches, augmentation, the count of passes, state.
 
     Args:
-        threat: The perturbations that are allowed.
+        threat: The perturbations that are allowed; `Growing` for fewer in the beginning.
         mode: Mode of the passes that move perturbations, see `dual_mode`.
         label_smoothing: Share of the label that is spread over all classes, for both players.
         augmentation: Flips and crops of what the model sees.
@@ -50,7 +51,7 @@ class RobustMethod(ABC):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         *,
         mode: DualMode = "bn_eval",
         label_smoothing: float = 0.0,
@@ -60,9 +61,19 @@ class RobustMethod(ABC):
             raise ValueError(f"label_smoothing is {label_smoothing}; expected a share in [0, 1)")
         if mode not in ("bn_eval", "train", "eval"):
             raise ValueError(f"mode is {mode!r}; expected bn_eval, train or eval")
-        self.threat, self.mode = threat, mode
+        self._growing = threat if isinstance(threat, Growing) else Growing(threat, 0)
+        self.mode = mode
         self.label_smoothing, self.augmentation = label_smoothing, augmentation
         self.cost = Cost()
+
+    @property
+    def threat(self) -> PerturbationSet:
+        """The perturbations that are allowed in the end."""
+        return self._growing.threat
+
+    def threat_at(self, step: int) -> PerturbationSet:
+        """The perturbations that are allowed after a number of the loop's steps."""
+        return self._growing.at(step)
 
     def collate(self, examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Inputs ``(n, ...)`` and labels of pairs, or of mappings as the image data sets of the Hub give.
@@ -87,7 +98,7 @@ class RobustMethod(ABC):
             model,
             inputs,
             labels,
-            self.threat,
+            self.threat_at(context.step),
             context,
             self.cost,
             self.mode,
@@ -150,7 +161,7 @@ class PGDTraining(RobustMethod):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         steps: int = 10,
         alpha: float = 0.25,
         *,
@@ -195,7 +206,7 @@ class FGSMRS(PGDTraining):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         alpha: float = 1.25,
         *,
         mode: DualMode = "bn_eval",
@@ -233,7 +244,7 @@ class DynamicTraining(PGDTraining):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         steps: int = 10,
         alpha: float = 0.25,
         *,
@@ -298,7 +309,7 @@ class FreeTraining(RobustMethod):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         replays: int = 8,
         alpha: float = 1.0,
         *,
@@ -359,7 +370,7 @@ class YOPO(RobustMethod):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         rounds: int = 5,
         inner: int = 3,
         alpha: float = 0.25,

@@ -18,6 +18,7 @@ from trainkit.objectives import Loss, StepContext
 
 from .bank import PerturbationBank, TextBank
 from .game import DualMode, Game
+from .growing import Growing
 from .methods import RobustMethod, at_least, carried_over, positive
 from .minimax import extrapolated
 from .views import FlipCrop
@@ -75,7 +76,7 @@ class SIHG(RobustMethod):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         bank: PerturbationBank | TextBank | None = None,
         *,
         init: Literal["bank", "random", "carry", "zero"] = "bank",
@@ -220,7 +221,7 @@ class _Theory(RobustMethod):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         size: int,
         s: float,
         eta: float,
@@ -291,7 +292,7 @@ class SIHGFull(_Theory):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         size: int,
         s: float,
         eta: float = 1.0,
@@ -351,7 +352,7 @@ class SIHGTable(_Theory):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         size: int,
         s: float,
         eta: float = 1.0,

@@ -20,6 +20,7 @@ from robustkit.classifiers.text import TextClassifier
 from trainkit.objectives import Loss, StepContext
 
 from .game import Game
+from .growing import Growing
 from .methods import YOPO, FreeTraining, Natural, RobustMethod, at_least, positive
 from .sihg import SIHG, SIHGFull, SIHGTable
 
@@ -61,7 +62,7 @@ class TextGame(Game):
         self.batch = classifier.encode(texts)
         embeddings = classifier.embeddings(self.batch["input_ids"])
         self.mask = changeable_tokens(classifier, self.batch["input_ids"], self.batch["attention_mask"])
-        threat = method.threat
+        threat = method.threat_at(context.step)
         if isinstance(threat, EmbeddingBall):
             threat = threat.for_mask(self.mask)
             threat = threat.relative_to(embeddings) if relative else threat
@@ -235,7 +236,7 @@ class FreeLB(RobustMethod):
 
     def __init__(
         self,
-        threat: EmbeddingBall,
+        threat: EmbeddingBall | Growing[EmbeddingBall],
         steps: int = 2,
         alpha: float = 0.25,
         start: float = 1.0,

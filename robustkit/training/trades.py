@@ -15,6 +15,7 @@ from robustkit.attacks.gradient.sets import PerturbationSet
 from trainkit.objectives import Loss, StepContext
 
 from .game import DualMode, Game
+from .growing import Growing
 from .methods import PGDTraining, RobustMethod, at_least, positive
 from .views import FlipCrop
 
@@ -73,7 +74,7 @@ class TRADES(RobustMethod):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         steps: int = 10,
         alpha: float = 0.25,
         beta: float = 6.0,
@@ -124,7 +125,7 @@ class MART(PGDTraining):
 
     def __init__(
         self,
-        threat: PerturbationSet,
+        threat: PerturbationSet | Growing[PerturbationSet],
         steps: int = 10,
         alpha: float = 0.25,
         weight: float = 5.0,

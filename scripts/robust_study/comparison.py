@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from robustkit.attacks.gradient import PGD, margin, strong_attack
+from robustkit.training import Growing
 from trainkit import FitConfig, fit
 from trainkit.hub import write_json
 
@@ -29,6 +30,19 @@ HELD_OUT = 500
 CHOOSING_SEEDS = (100, 101)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a method may choose.
+
+    Attributes:
+        share: Of its usual learning rate.
+        grow: Share of the steps in which the ball grows to its size.
+    """
+
+    share: float = 1.0
+    grow: float = 0.0
+
+
 def run(
     output: Path,
     *,
@@ -37,6 +51,7 @@ def run(
     passes: Sequence[int],
     seeds: Sequence[int],
     rates: Sequence[float] = (),
+    growth: Sequence[float] = (),
     attack_steps: int,
     test: int,
     threads: int,
@@ -52,6 +67,7 @@ def run(
         seeds: Seeds.
         rates: Shares of the learning rate of each method from which it chooses on training images that are
             held out, at the smallest budget; none leaves the rates as they are.
+        growth: Shares of the steps in which the ball grows, from which it chooses likewise; none is 0.
         attack_steps: Steps of PGD in the evaluation.
         test: Test images that are attacked.
         threads: CPU threads.
@@ -65,33 +81,45 @@ def run(
     file = output / f"{data}-{attack_steps}-{len(held_out)}.json"
     output.mkdir(parents=True, exist_ok=True)
     known = [Result(**row) for row in json.loads(file.read_text())["results"]] if file.exists() else []
-    shares = dict.fromkeys((entry.name for entry in entries), 1.0)
-    if rates:
-        shares = _chosen(study, entries, rates, min(passes), train, output / f"{data}-rates.json")
+    settings = dict.fromkeys((entry.name for entry in entries), Setting())
+    if rates or growth:
+        offered = [Setting(share, grow) for share in rates or (1.0,) for grow in growth or (0.0,)]
+        settings = _chosen(study, entries, offered, min(passes), train, output / f"{data}-rates.json")
     for seed in seeds:
         for budget in passes:
             for entry in entries:
-                share = shares[entry.name]
-                wanted = (entry.name, seed, budget, share)
-                if wanted in {(row.method, row.seed, row.budget, row.share) for row in known}:
+                setting = settings[entry.name]
+                wanted = (entry.name, seed, budget, setting)
+                if wanted in {
+                    (row.method, row.seed, row.budget, Setting(row.share, row.grow)) for row in known
+                }:
                     continue
-                known.append(_one(study, entry, seed, budget, share, attack_steps, train, held_out))
+                known.append(_one(study, entry, seed, budget, setting, attack_steps, train, held_out))
                 write_json(file, {"epsilon": study.epsilon, "results": [asdict(row) for row in known]})
                 print(known[-1], flush=True)
     chosen = [
         row
         for row in known
-        if row.seed in seeds and row.budget in passes and shares.get(row.method) == row.share
+        if row.seed in seeds
+        and row.budget in passes
+        and settings.get(row.method) == Setting(row.share, row.grow)
     ]
     write_report(
-        study, chosen, output, attack_steps=attack_steps, images=len(held_out), rates=rates, page=page
+        study,
+        chosen,
+        output,
+        attack_steps=attack_steps,
+        images=len(held_out),
+        rates=rates,
+        growth=growth,
+        page=page,
     )
 
 
 def _chosen(
-    study: Study, entries: Sequence[Entry], rates: Sequence[float], budget: int, train: Split, file: Path
-) -> dict[str, float]:
-    """Each method's share of its learning rate with the best accuracy on the held-out training images.
+    study: Study, entries: Sequence[Entry], offered: Sequence[Setting], budget: int, train: Split, file: Path
+) -> dict[str, Setting]:
+    """Each method's setting with the best accuracy on the held-out training images.
 
     PGD decides, to one percent, then clean accuracy, each the mean over `CHOOSING_SEEDS`. The file keeps what
     was tried.
@@ -101,26 +129,31 @@ def _chosen(
     judges = Split(train.pixels[cut:], train.labels[cut:])
     attack = PGD(study.threat, steps=20, step_size=study.epsilon / 5)
     rows = json.loads(file.read_text()) if file.exists() else []
-    known = {(row["method"], row["budget"], row["share"], row["seed"]): row for row in rows}
+    known = {
+        (row["method"], row["budget"], Setting(row["share"], row.get("grow", 0.0)), row["seed"]): row
+        for row in rows
+    }
     best = {}
     for entry in entries:
-        found: dict[float, list[dict[str, Any]]] = {}
-        for share in rates:
-            found[share] = []
+        found: dict[Setting, list[dict[str, Any]]] = {}
+        for setting in offered:
+            if entry.name == "natural" and setting.grow != offered[0].grow:
+                continue  # it has no ball
+            found[setting] = []
             for seed in CHOOSING_SEEDS:
-                tried = (entry.name, budget, share, seed)
+                tried = (entry.name, budget, setting, seed)
                 if tried not in known:
-                    model, _, _ = _trained(study, entry, seed, budget, share, rest)
+                    model, _, _ = _trained(study, entry, seed, budget, setting, rest)
                     with torch.inference_mode():
                         clean = (model(judges.pixels).argmax(dim=1) == judges.labels).double().mean().item()
                     known[tried] = {
-                        "method": entry.name, "budget": budget, "share": share, "seed": seed,
+                        "method": entry.name, "budget": budget, **asdict(setting), "seed": seed,
                         "clean": clean, "pgd": 1 - _fooled(attack, model, judges, seed),
                     }  # fmt: skip
                     write_json(file, list(known.values()))
                     print(known[tried], flush=True)
-                found[share].append(known[tried])
-        best[entry.name] = max(found, key=lambda share: _merit(found[share]))
+                found[setting].append(known[tried])
+        best[entry.name] = max(found, key=lambda setting: _merit(found[setting]))
     return best
 
 
@@ -129,12 +162,13 @@ def _merit(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def _trained(
-    study: Study, entry: Entry, seed: int, budget: int, share: float, train: Split
+    study: Study, entry: Entry, seed: int, budget: int, setting: Setting, train: Split
 ) -> tuple[nn.Module, float, float]:
     """A network in evaluation mode, its units per step and image, and processor seconds of training."""
     steps = max(1, budget // entry.passes)
-    model, method = study.network(seed), entry.make(len(train), steps)
-    rate = study.rate * entry.rate * share
+    growing = Growing(study.threat, round(setting.grow * steps))
+    model, method = study.network(seed), entry.make(growing, len(train), steps)
+    rate = study.rate * entry.rate * setting.share
     config = FitConfig(
         max_steps=steps,
         batch_size=study.batch,
@@ -164,16 +198,16 @@ def _one(
     entry: Entry,
     seed: int,
     budget: int,
-    share: float,
+    setting: Setting,
     attack_steps: int,
     train: Split,
     test: Split,
 ) -> Result:
-    model, units, seconds = _trained(study, entry, seed, budget, share, train)
-    settings = {"steps": attack_steps, "step_size": study.epsilon / 5, "restarts": 2}
+    model, units, seconds = _trained(study, entry, seed, budget, setting, train)
+    steps = {"steps": attack_steps, "step_size": study.epsilon / 5, "restarts": 2}
     pgd, cw = (
         1 - _fooled(attack, model, test, seed)
-        for attack in (PGD(study.threat, **settings), PGD(study.threat, loss=margin, **settings))
+        for attack in (PGD(study.threat, **steps), PGD(study.threat, loss=margin, **steps))
     )
     suite = strong_attack(study.threat, 10, steps=50, queries=500, batch_size=ATTACKED_AT_ONCE)
     found = suite.run(model, test.pixels, test.labels, seed=seed)
@@ -181,7 +215,7 @@ def _one(
         method=entry.name,
         seed=seed,
         budget=budget,
-        share=share,
+        **asdict(setting),
         units=round(units, 2),
         clean=found.clean_accuracy,
         pgd=pgd,

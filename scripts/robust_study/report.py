@@ -33,6 +33,7 @@ class Result:
         suite: Accuracy under APGD-CE and targeted APGD-DLR with 50 steps and Square with 500 queries.
         seconds: Processor time of training, on one thread.
         share: Of the method's usual learning rate.
+        grow: Share of the steps in which the ball grew.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Result:
     suite: float
     seconds: float
     share: float = 1.0
+    grow: float = 0.0
 
 
 def write_report(
@@ -55,6 +57,7 @@ def write_report(
     attack_steps: int,
     images: int,
     rates: Sequence[float] = (),
+    growth: Sequence[float] = (),
     page: bool,
 ) -> None:
     """Writes a table for each budget and, for several, a figure of robust accuracy against passes.
@@ -66,19 +69,21 @@ def write_report(
         attack_steps: Steps of PGD.
         images: Test images.
         rates: Shares of the learning rates that methods chose from.
+        growth: Shares of the steps in which the ball grows that they chose from.
         page: Put tables and figure into the documentation too.
     """
     budgets = sorted({row.budget for row in rows})
     picture = (PAGE.parent / "img" if page else output) / f"si_hg_{study.name}.svg"
+    command = _command(study, rows, budgets, attack_steps, images, rates, growth)
     text = "\n\n".join(
         [
-            f"Made by `{_command(study, rows, budgets, attack_steps, images, rates)}`: {study.about}, "
+            f"Made by `{command}`: {study.about}, "
             f"without batch norm, l-infinity epsilon {study.epsilon:.3g}, minibatches of {study.batch}. "
             f"PGD-{attack_steps} and CW-{attack_steps} have 2 "
             "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
             f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "
             f"training on one thread of a shared machine ({platform.machine()}, torch {torch.__version__}).",
-            *([_rates(study, rows, rates)] if rates else []),
+            *([_choices(study, rows, rates, growth)] if rates or growth else []),
             *(
                 _table(study, [row for row in rows if row.budget == budget], attack_steps)
                 for budget in budgets
@@ -108,6 +113,7 @@ def _command(
     attack_steps: int,
     images: int,
     rates: Sequence[float],
+    growth: Sequence[float],
 ) -> str:
     given = {row.method for row in rows}
     names = [entry.name for entry in study.methods()]
@@ -117,24 +123,35 @@ def _command(
         f"--passes {' '.join(map(str, budgets))}",
         f"--seeds {' '.join(map(str, sorted({row.seed for row in rows})))}",
         f"--rates {' '.join(f'{rate:g}' for rate in rates)}" if rates else "",
+        f"--grow {' '.join(f'{grow:g}' for grow in growth)}" if growth else "",
         f"--attack-steps {attack_steps} --test {images}",
         "--methods " + " ".join(f'"{n}"' for n in names if n in given) if given != set(names) else "",
     ]
     return " ".join(part for part in parts if part)
 
 
-def _rates(study: Study, rows: Sequence[Result], rates: Sequence[float]) -> str:
-    chosen = {row.method: row.share for row in rows}
-    said = ", ".join(
-        f"{entry.name}: {study.rate * entry.rate * chosen[entry.name]:g}"
-        for entry in study.methods()
-        if entry.name in chosen
-    )
+def _choices(study: Study, rows: Sequence[Result], rates: Sequence[float], growth: Sequence[float]) -> str:
+    offers = []
+    if rates:
+        offers.append(f"its peak learning rate among {_listed(rates)} times its usual one")
+    if growth:
+        offers.append(f"the share of the steps in which the ball grows to its size among {_listed(growth)}")
+    chosen = {row.method: row for row in rows}
+    said = []
+    for entry in study.methods():
+        if entry.name in chosen:
+            row = chosen[entry.name]
+            said.append(f"{entry.name}: {study.rate * entry.rate * row.share:g}")
+            if growth and entry.name != "natural":
+                said[-1] += f" and {row.grow:g}"
     return (
-        f"Each method chose its peak learning rate among {', '.join(f'{rate:g}' for rate in rates)} times "
-        "its usual one, at the smallest budget, with two seeds of their own, on training images that were "
-        f"held out (accuracy under PGD-20). Chosen: {said}."
+        f"Each method chose {' and '.join(offers)}, at the smallest budget, with two seeds of their own, on "
+        f"training images that were held out (accuracy under PGD-20). Chosen: {', '.join(said)}."
     )
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def _table(study: Study, rows: Sequence[Result], attack_steps: int) -> str:

@@ -17,13 +17,16 @@ from robustkit.training import (
     YOPO,
     DynamicTraining,
     FreeTraining,
+    Growing,
     Natural,
     PerturbationBank,
     PGDTraining,
     RobustMethod,
 )
 
-__all__ = ["STUDIES", "Entry", "Split", "Study"]
+__all__ = ["STUDIES", "Entry", "Split", "Study", "Threat"]
+
+Threat = LInf | Growing[LInf]
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Entry:
     Attributes:
         name: What the table calls it.
         passes: Forward-backward passes of a minibatch in one step of the loop.
-        make: Makes the method for a number of training images and steps of the loop.
+        make: Makes the method for a threat, a number of training images and of steps of the loop.
         rate: Peak learning rate as a share of the study's.
     """
 
     name: str
     passes: int
-    make: Callable[[int, int], RobustMethod]
+    make: Callable[[Threat, int, int], RobustMethod]
     rate: float = 1.0
 
 
@@ -90,27 +93,26 @@ class Study:
 
     def methods(self) -> tuple[Entry, ...]:
         """The methods compared, with the same settings on every set."""
-        threat = self.threat
 
         def bank(size: int) -> PerturbationBank:
             return PerturbationBank(size, self.shape, self.epsilon, dtype="int8")
 
         return (
-            Entry("natural", 1, lambda n, steps: Natural()),
-            Entry("PGD-7 AT", 8, lambda n, steps: PGDTraining(threat, 7)),
-            Entry("FGSM-RS", 2, lambda n, steps: FGSMRS(threat)),
-            Entry("Free m=4", 4, lambda n, steps: FreeTraining(threat, 4), 0.5),
-            Entry("YOPO-5-3", 5, lambda n, steps: YOPO(threat, 5, 3)),
+            Entry("natural", 1, lambda t, n, steps: Natural()),
+            Entry("PGD-7 AT", 8, lambda t, n, steps: PGDTraining(t, 7)),
+            Entry("FGSM-RS", 2, lambda t, n, steps: FGSMRS(t)),
+            Entry("Free m=4", 4, lambda t, n, steps: FreeTraining(t, 4), 0.5),
+            Entry("YOPO-5-3", 5, lambda t, n, steps: YOPO(t, 5, 3)),
             Entry(
                 "DAT c_max=0.5",
                 8,
-                lambda n, steps: DynamicTraining(threat, 7, c_max=0.5, horizon=max(1, round(0.8 * steps))),
+                lambda t, n, steps: DynamicTraining(t, 7, c_max=0.5, horizon=max(1, round(0.8 * steps))),
             ),
-            Entry("TRADES β=6", 10, lambda n, steps: TRADES(threat, 7)),
-            Entry("SI-HG gs, random init, α=1", 2, lambda n, steps: SIHG(threat, init="random", alpha=1.0)),
-            Entry("SI-HG gs, bank, α=0.25", 2, lambda n, steps: SIHG(threat, bank(n), alpha=0.25)),
-            Entry("SI-HG gs, bank, α=0.5", 2, lambda n, steps: SIHG(threat, bank(n), alpha=0.5)),
-            Entry("SI-HG fused, bank, α=0.25", 1, lambda n, steps: SIHG(threat, bank(n), order="fused")),
+            Entry("TRADES β=6", 10, lambda t, n, steps: TRADES(t, 7)),
+            Entry("SI-HG gs, random init, α=1", 2, lambda t, n, steps: SIHG(t, init="random", alpha=1.0)),
+            Entry("SI-HG gs, bank, α=0.25", 2, lambda t, n, steps: SIHG(t, bank(n), alpha=0.25)),
+            Entry("SI-HG gs, bank, α=0.5", 2, lambda t, n, steps: SIHG(t, bank(n), alpha=0.5)),
+            Entry("SI-HG fused, bank, α=0.25", 1, lambda t, n, steps: SIHG(t, bank(n), order="fused")),
         )
 
 
@@ -172,14 +174,12 @@ def _mnist_network(seed: int) -> nn.Module:
 
 
 def _cifar10_network(seed: int) -> nn.Module:
-    """Three convolutions and two linear layers."""
+    """Two convolutions with strides and two linear layers."""
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1),
+        nn.Conv2d(3, 32, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(32, 64, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(64 * 64, 128),

@@ -139,6 +139,30 @@ def test_an_interrupted_run_goes_on_to_the_same_model(
     assert "holds a run with learning_rate 5e-05, not 0.001" in refused(other)
 
 
+def test_the_ball_grows_for_a_share_of_the_steps(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robustkit.training import FGSMRS
+
+    threat_at, radii = FGSMRS.threat_at, list[Any]()
+
+    def noted(self: Any, step: int) -> Any:
+        radii.append(threat_at(self, step).epsilon)  # type: ignore[attr-defined]
+        return threat_at(self, step)
+
+    monkeypatch.setattr(FGSMRS, "threat_at", noted)
+    asked = ("--method", "fgsm-rs", "--threat", "linf:0.3", "--epochs", 2)
+    assert images(files, tmp_path / "run", *asked, "--grow", 0.5).exit_code == 0
+    assert radii == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.3, 0.3])
+    record = tmp_path / "run" / "training.json"
+    told = json.loads(record.read_text())
+    assert told.pop("grow") == 0.5
+    assert "grow 0.5, not 0.0" in refused(images(files, tmp_path / "run", *asked))
+    # A run that was begun before there was such a thing goes on.
+    record.write_text(json.dumps(told))
+    assert images(files, tmp_path / "run", *asked).exit_code == 0
+
+
 def test_every_method_has_a_name() -> None:
     from robustkit import training
     from robustkit.training import SIHGFull, SIHGTable
@@ -166,6 +190,7 @@ def test_what_cannot_be_used_is_refused(files: Path, tmp_path: Path) -> None:
         (images(files, tmp_path / "a", "--threat", "token:0.2"), "for images it is linf, l2 or l1"),
         (texts(files, tmp_path / "a", *linf), "for texts it is token or sentence"),
         (images(files, tmp_path / "a", "--method", "natural", *linf), "natural training has no --threat"),
+        (images(files, tmp_path / "a", "--method", "natural", "--grow", 0.1), "one that could --grow"),
         (images(files, tmp_path / "b", *linf, "--params", "[]"), "--params is a JSON list"),
         (images(files, tmp_path / "c", *linf, "--params", '{"beta": 1}'), "--params of sihg: "),
         (images(files, tmp_path / "taken", *linf), "exists and holds no training run"),

@@ -67,6 +67,38 @@ def test_learning_rates_are_chosen_on_training_images_and_kept(tmp_path: Path) -
     assert "Chosen: natural: 1e-07, FGSM-RS: 1e-07." in (tmp_path / "digits.md").read_text()
 
 
+def test_rate_and_growth_of_the_ball_are_chosen_together(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "data": "digits", "methods": ["natural", "FGSM-RS"], "attack_steps": 2, "test": 20, "threads": 1,
+        "page": False, "passes": [8], "seeds": [0], "growth": [0.0, 0.5],
+    }  # fmt: skip
+    file = tmp_path / "digits-rates.json"
+    # What an earlier version of the study wrote had no growth and counts as none.
+    old = [
+        {"method": name, "budget": 8, "share": 1.0, "seed": seed, "clean": 0.5, "pgd": 0.0}
+        for name in ("natural", "FGSM-RS")
+        for seed in (100, 101)
+    ]
+    grown = [{**row, "grow": 0.5, "pgd": 0.25} for row in old]
+    file.write_text(json.dumps([*old, *grown]))
+    comparison.run(tmp_path, **settings)
+    assert len(json.loads(file.read_text())) == 8  # nothing was tried again
+    rows = json.loads((tmp_path / "digits-2-20.json").read_text())["results"]
+    assert {row["method"]: row["grow"] for row in rows} == {"natural": 0.0, "FGSM-RS": 0.5}
+    text = (tmp_path / "digits.md").read_text()
+    assert "--grow 0 0.5 " in text and "Chosen: natural: 0.1, FGSM-RS: 0.1 and 0.5." in text
+    # A step of FGSM-RS is two passes: 4 steps, of which 2 have a smaller ball.
+    model, _, _ = comparison._trained(
+        studies.STUDIES["digits"], studies.STUDIES["digits"].methods()[2], 0, 8,
+        comparison.Setting(1.0, 0.5), studies.STUDIES["digits"].load()[0],
+    )  # fmt: skip
+    other, _, _ = comparison._trained(
+        studies.STUDIES["digits"], studies.STUDIES["digits"].methods()[2], 0, 8,
+        comparison.Setting(), studies.STUDIES["digits"].load()[0],
+    )  # fmt: skip
+    assert any((a != b).any() for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
 @pytest.mark.slow
 def test_a_bank_is_not_far_behind_fgsm_rs_and_natural_training_is_not_robust() -> None:
     """Specification si_hg.md, section 12: at equal passes, at most 3 points behind; natural below 10 %."""
@@ -82,7 +114,7 @@ def test_a_bank_is_not_far_behind_fgsm_rs_and_natural_training_is_not_robust() -
         )  # fmt: skip
         model = study.network(0)
         fit(
-            model, entry.make(len(train), steps), train, config=config,
+            model, entry.make(study.threat, len(train), steps), train, config=config,
             optimizer=lambda m: study.optimizer(m, 0.1),
         )  # fmt: skip
         attack = PGD(study.threat, 10, step_size=study.epsilon / 4)

@@ -63,6 +63,9 @@ class PerturbationSet(Protocol):
     def take(self, rows: Tensor) -> Self:
         """The set of some samples: epsilon of the rows given by an index or a mask, where it has rows."""
 
+    def scaled(self, share: float) -> Self:
+        """The set whose radius is a share of this one's."""
+
 
 @dataclass(frozen=True)
 class _Ball:
@@ -86,6 +89,9 @@ class _Ball:
 
     def take(self, rows: Tensor) -> Self:
         return self if isinstance(self.epsilon, float | int) else replace(self, epsilon=self.epsilon[rows])
+
+    def scaled(self, share: float) -> Self:
+        return replace(self, epsilon=share * self.epsilon)
 
     def project(self, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -412,6 +418,10 @@ class EmbeddingBall:
         """The balls of some texts."""
         epsilon = self.epsilon if isinstance(self.epsilon, float | int) else self.epsilon[rows]
         return replace(self, epsilon=epsilon, mask=None if self.mask is None else self.mask[rows])
+
+    def scaled(self, share: float) -> EmbeddingBall:
+        """The balls whose radii are a share of these."""
+        return replace(self, epsilon=share * self.epsilon)
 
     def _masked(self, vectors: Tensor) -> Tensor:
         if self.mask is None:

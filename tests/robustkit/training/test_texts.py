@@ -21,6 +21,7 @@ from robustkit.training import (
     FlipCrop,
     FreeLB,
     FreeTraining,
+    Growing,
     Natural,
     OnTexts,
     PGDTraining,
@@ -174,6 +175,19 @@ def test_without_room_training_is_natural(method: Any) -> None:
     assert_same(one.model, other.model, atol=1e-12)
 
 
+def test_the_ball_of_words_grows_too() -> None:
+    """With half of epsilon from beginning to end, and with the first step of two of a growing ball."""
+    grown, halved = classifier(), classifier()
+    growing = PGDTraining(Growing(BALL, 2), 1, 0.5, random_start=False)
+    train(OnTexts(growing, grown), grown, max_steps=1)
+    half = PGDTraining(EmbeddingBall(0.5 * BALL.epsilon), 1, 0.5, random_start=False)
+    train(OnTexts(half, halved), halved, max_steps=1)
+    assert_same(grown.model, halved.model, atol=0)
+    whole = classifier()
+    train(OnTexts(PGDTraining(BALL, 1, 0.5, random_start=False), whole), whole, max_steps=1)
+    assert_other(grown.model, whole.model)
+
+
 def test_freelb_averages_the_gradients_of_its_points() -> None:
     """Two points by hand, the first one drawn; one point trains on the start alone."""
     ball = EmbeddingBall(0.5, per="sentence")
@@ -218,7 +232,7 @@ def game(found: TextClassifier, rows: list[int], seed: int | None = None, mode: 
     accelerator = SimpleNamespace(
         mixed_precision="no", unwrap_model=lambda model: model, pad_across_processes=lambda rows, dim: rows
     )
-    context: Any = SimpleNamespace(accelerator=accelerator, real=True)
+    context: Any = SimpleNamespace(accelerator=accelerator, real=True, step=0)
     labels = torch.tensor([LABELS[row] for row in rows])
     texts = [TEXTS[row] for row in rows]
     method = PGDTraining(BALL, mode=mode)
