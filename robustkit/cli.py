@@ -257,9 +257,7 @@ def score(
             _require(file)
         parts = _parts(_resources(resources, None, None, device), lm, device)
         if model is None:
-            found = TextDetector.from_pretrained(detector, parts=parts)
-            if device is not None:
-                found.classifier.model.to(device)  # type: ignore[arg-type]
+            found = TextDetector.from_pretrained(detector, parts=parts, device=device)
         else:
             loaded = _classifier(model, revision, device)
             found = TextDetector.for_model(detector, loaded.model, loaded.tokenizer, parts=parts)

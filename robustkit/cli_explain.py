@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 SUMMARY = "attributions.json"
-_PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 ScoreName = Literal["logit", "prob", "logprob", "margin"]
 
@@ -182,9 +181,11 @@ def _target(target: str | None, labels: Sequence[str] | None) -> int | str | Non
 
 
 def _image_files(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
+    from robustkit.evaluation.images import PICTURES
+
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
     if not files:
-        raise ValueError(f"{folder} holds no images; known endings are {', '.join(sorted(_PICTURES))}")
+        raise ValueError(f"{folder} holds no images; known endings are {', '.join(sorted(PICTURES))}")
     return files
 
 

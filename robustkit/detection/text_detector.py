@@ -15,6 +15,7 @@ from trainkit.hub import ArtefactError, HubMixin, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from robustkit.classifiers.features import Text
@@ -157,6 +158,7 @@ class TextDetector(HubMixin):
         classifier: TextClassifier | None = None,
         *,
         parts: Mapping[str, object] | None = None,
+        device: str | torch.device | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
     ) -> Self:
@@ -168,6 +170,7 @@ class TextDetector(HubMixin):
             dir_or_repo: A folder, which wins, or a Hub repository ``"owner/name"``.
             classifier: The classifier; None loads it by its saved name, a folder or a Hub id.
             parts: Other models that the detector's constructor takes, by argument name.
+            device: Where a classifier that is loaded here goes, and a reader with it.
             revision: Branch, tag or commit of the detector's repository.
             token: Access token for a private repository.
 
@@ -183,7 +186,11 @@ class TextDetector(HubMixin):
             if classifier is not None:
                 return classifier
             return TextClassifier.from_pretrained(
-                saved["name"], layer=saved["layer"], pooling=saved["pooling"], max_length=saved["max_length"]
+                saved["name"],
+                device=device,
+                layer=saved["layer"],
+                pooling=saved["pooling"],
+                max_length=saved["max_length"],
             )
 
         given = _GIVEN.set((make, parts or {}))

@@ -12,9 +12,10 @@ from torch import Tensor
 from robustkit.classifiers.images import ImageClassifier
 from robustkit.evaluation.inputs import label_numbers, saved_dataset
 
-__all__ = ["LabelledImages", "class_names", "holds_images", "read_labelled_images"]
+__all__ = ["PICTURES", "LabelledImages", "class_names", "holds_images", "read_labelled_images"]
 
-_PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Endings of files that are taken for pictures."""
 
 
 class LabelledImages:
@@ -132,7 +133,7 @@ def read_labelled_images(folder: str | Path, classifier: ImageClassifier) -> Lab
         for path in sorted(folder.iterdir())
         if path.is_dir()
         for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in _PICTURES
+        if file.suffix.lower() in PICTURES
     ]
     if not files:
         raise ValueError(f"{folder} has no images; expected a folder of images for each class")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from transformers import PreTrainedModel
 
 from robustkit.classifiers import TextClassifier
 from robustkit.detection import RDEDetector
@@ -104,6 +106,19 @@ def test_saved_and_loaded_it_says_the_same(fitted: TextDetector, folder: Path, t
     assert given.classifier is fitted.classifier
     suffixes = {path.suffix for path in (tmp_path / "detector").rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".safetensors", ".md"}
+
+
+def test_the_device_is_that_of_what_is_loaded(
+    fitted: TextDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted.save_pretrained(tmp_path / "detector")
+    moved: list[Any] = []
+    move = PreTrainedModel.to
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, where: moved.append(where) or move(self, where))
+    TextDetector.from_pretrained(tmp_path / "detector")
+    assert moved == []
+    TextDetector.from_pretrained(tmp_path / "detector", device="cpu")
+    assert moved == ["cpu"]
 
 
 def test_how_features_are_taken_is_saved(folder: Path, tmp_path: Path) -> None:
