@@ -318,6 +318,12 @@ def evaluate(
     ] = None,
     pgd_steps: Annotated[int, typer.Option("--pgd-steps", min=1, help="Steps of PGD and CW.")] = 50,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Queries of Square, on images.")] = 5000,
+    mixed_precision: Annotated[
+        Literal["no", "bf16"],
+        typer.Option(
+            "--mixed-precision", help="Of the search of gradient attacks; success is judged in full."
+        ),
+    ] = "no",
     explain: Annotated[
         list[str] | None,
         typer.Option(
@@ -356,7 +362,9 @@ def evaluate(
         from robustkit.evaluation.threats import parse_threat
 
         ball = None if threat is None else parse_threat(threat)
-        gradients = GradientConfig(steps=pgd_steps, queries=queries, seed=seed)
+        gradients = GradientConfig(
+            steps=pgd_steps, queries=queries, seed=seed, mixed_precision=mixed_precision
+        )
         methods = tuple(_names(explain))
         explained = ExplanationConfig(
             methods, sample=explain_sample, examples=explain_examples, n_boot=n_boot, seed=seed

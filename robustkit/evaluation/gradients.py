@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustkit.attacks.gradient import PGD, AttackSuite, EmbeddedTexts, margin, stationarity, strong_attack
+from robustkit.attacks.gradient.search import MixedPrecision
 from robustkit.attacks.gradient.sets import EmbeddingBall, PerturbationSet
 from robustkit.attacks.gradient.suite import Stage, SuiteResult
 from robustkit.attacks.gradient.victims import Model
@@ -44,6 +45,7 @@ class GradientConfig:
         queries: Queries of Square, the suite's last attack on images.
         batch_size: Samples in one batch.
         seed: Of all that is drawn.
+        mixed_precision: Of the search; see `Attack.perturb`.
     """
 
     steps: int = 50
@@ -52,6 +54,7 @@ class GradientConfig:
     queries: int = 5000
     batch_size: int = 64
     seed: int = 0
+    mixed_precision: MixedPrecision = "no"
 
 
 def gradient_attacks(
@@ -88,7 +91,9 @@ def gradient_attacks(
         ),
     }
     return {
-        name: suite.run(model, inputs, labels, seed=config.seed, progress=True)
+        name: suite.run(
+            model, inputs, labels, seed=config.seed, progress=True, mixed_precision=config.mixed_precision
+        )
         for name, suite in suites.items()
     }
 
@@ -123,13 +128,14 @@ def gradient_section(
     if found is None:
         found = gradient_attacks(model, inputs, labels, threat, classes, config)
     last = found["suite"]
-    n = len(labels)
+    n, half = len(labels), config.mixed_precision == "bf16"
     rows: list[tuple[Cell, ...]] = [("none", n, _share(last.clean_accuracy, n), 1.0, 0.0, None)]
     rows += [_row(name, result, n) for name, result in found.items()]
     parts: list[Part] = [
         f"Perturbations within {shown}. An accuracy under attack is an upper bound of the true one: a "
         "stronger attack may lower it. The suite goes through its attacks in turn, each on what is still "
-        "right; it is in the manner of AutoAttack, without FAB.",
+        "right; it is in the manner of AutoAttack, without FAB."
+        + (" The search ran in bf16; what fooled the model was confirmed in its own precision." * half),
         Table(
             "Accuracy under gradient attacks",
             ("attack", "samples", "accuracy", "forward passes", "backward passes", "seconds"),

@@ -66,7 +66,7 @@ def run(
         passes: Budgets: forward-backward passes of a minibatch that every method may spend.
         seeds: Seeds.
         rates: Shares of the learning rate of each method from which it chooses on training images that are
-            held out, at the smallest budget; none leaves the rates as they are.
+            held out, for each budget; none leaves the rates as they are.
         growth: Shares of the steps in which the ball grows, from which it chooses likewise; none is 0.
         attack_steps: Steps of PGD in the evaluation.
         test: Test images that are attacked.
@@ -81,14 +81,16 @@ def run(
     file = output / f"{data}-{attack_steps}-{len(held_out)}.json"
     output.mkdir(parents=True, exist_ok=True)
     known = [Result(**row) for row in json.loads(file.read_text())["results"]] if file.exists() else []
-    settings = dict.fromkeys((entry.name for entry in entries), Setting())
+    settings = {(entry.name, budget): Setting() for entry in entries for budget in passes}
     if rates or growth:
         offered = [Setting(share, grow) for share in rates or (1.0,) for grow in growth or (0.0,)]
-        settings = _chosen(study, entries, offered, min(passes), train, output / f"{data}-rates.json")
+        for budget in passes:
+            found = _chosen(study, entries, offered, budget, train, output / f"{data}-rates.json")
+            settings |= {(name, budget): setting for name, setting in found.items()}
     for seed in seeds:
         for budget in passes:
             for entry in entries:
-                setting = settings[entry.name]
+                setting = settings[entry.name, budget]
                 wanted = (entry.name, seed, budget, setting)
                 if wanted in {
                     (row.method, row.seed, row.budget, Setting(row.share, row.grow)) for row in known
@@ -100,9 +102,7 @@ def run(
     chosen = [
         row
         for row in known
-        if row.seed in seeds
-        and row.budget in passes
-        and settings.get(row.method) == Setting(row.share, row.grow)
+        if row.seed in seeds and settings.get((row.method, row.budget)) == Setting(row.share, row.grow)
     ]
     write_report(
         study,

@@ -83,7 +83,7 @@ def write_report(
             "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
             f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "
             f"training on one thread of a shared machine ({platform.machine()}, torch {torch.__version__}).",
-            *([_choices(study, rows, rates, growth)] if rates or growth else []),
+            *([_choices(rates, growth)] if rates or growth else []),
             *(
                 _table(study, [row for row in rows if row.budget == budget], attack_steps)
                 for budget in budgets
@@ -130,23 +130,15 @@ def _command(
     return " ".join(part for part in parts if part)
 
 
-def _choices(study: Study, rows: Sequence[Result], rates: Sequence[float], growth: Sequence[float]) -> str:
+def _choices(rates: Sequence[float], growth: Sequence[float]) -> str:
     offers = []
     if rates:
         offers.append(f"its peak learning rate among {_listed(rates)} times its usual one")
     if growth:
         offers.append(f"the share of the steps in which the ball grows to its size among {_listed(growth)}")
-    chosen = {row.method: row for row in rows}
-    said = []
-    for entry in study.methods():
-        if entry.name in chosen:
-            row = chosen[entry.name]
-            said.append(f"{entry.name}: {study.rate * entry.rate * row.share:g}")
-            if growth and entry.name != "natural":
-                said[-1] += f" and {row.grow:g}"
     return (
-        f"Each method chose {' and '.join(offers)}, at the smallest budget, with two seeds of their own, on "
-        f"training images that were held out (accuracy under PGD-20). Chosen: {', '.join(said)}."
+        f"Each method chose {' and '.join(offers)}, for each budget, with two seeds of their own, on "
+        "training images that were held out (accuracy under PGD-20)."
     )
 
 
@@ -160,9 +152,9 @@ def _table(study: Study, rows: Sequence[Result], attack_steps: int) -> str:
         f"**{rows[0].budget:,} passes of a minibatch**, {len(seeds)} "
         f"{'seeds' if len(seeds) > 1 else 'seed, so no spread'}:",
         "",
-        f"| method | units / (steps · batch size) | clean | PGD-{attack_steps} | CW-{attack_steps} "
-        "| suite: mean (min to max) | seconds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| method | peak rate, growth | units / (steps · batch size) | clean | "
+        f"PGD-{attack_steps} | CW-{attack_steps} | suite: mean (min to max) | seconds |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for entry in study.methods():
         own = [row for row in rows if row.method == entry.name]
@@ -170,6 +162,7 @@ def _table(study: Study, rows: Sequence[Result], attack_steps: int) -> str:
             robust = [row.suite for row in own]
             cells = [
                 entry.name,
+                f"{study.rate * entry.rate * own[0].share:g}, {own[0].grow:g}",
                 f"{fmean(row.units for row in own):.1f}",
                 f"{fmean(row.clean for row in own):.3f}",
                 f"{fmean(row.pgd for row in own):.3f}",

@@ -81,10 +81,11 @@ def test_images_are_trained_saved_and_evaluated_with_what_it_cost(files: Path, t
     assert any((before[name] - after[name]).abs().max() > 1e-6 for name in before)
     shown = call(
         "evaluate", "--model", saved, "--data", files / "skies", "--out", tmp_path / "report", "--threat",
-        "linf:8/255", "--pgd-steps", 2, "--queries", 5, "--sample", 4,
+        "linf:8/255", "--pgd-steps", 2, "--queries", 5, "--sample", 4, "--mixed-precision", "bf16",
     )  # fmt: skip
     assert shown.exit_code == 0, shown.output
     told = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert "The search ran in bf16" in json.dumps(told["sections"])
     assert told["facts"]["images"] == 4
     assert told["facts"]["training"].startswith("sihg within linf:8/255, 6 steps of 4 examples, 5.0 units")
     assert [section["key"] for section in told["sections"]] == ["gradient-attacks"]

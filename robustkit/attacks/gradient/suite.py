@@ -15,7 +15,14 @@ from torch import Tensor
 
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.losses import cross_entropy, dlr, margin
-from robustkit.attacks.gradient.search import Attack, Search, check_arguments, check_count, objective_of
+from robustkit.attacks.gradient.search import (
+    Attack,
+    MixedPrecision,
+    Search,
+    check_arguments,
+    check_count,
+    objective_of,
+)
 from robustkit.attacks.gradient.sets import L2, LInf, PerturbationSet
 from robustkit.attacks.gradient.square import Square
 from robustkit.attacks.gradient.victims import EmbeddedTexts, Model, judging
@@ -105,13 +112,29 @@ class AttackSuite:
                 raise ValueError(f"{name} is targeted; a suite asks whether labels stay")
 
     def perturb(
-        self, model: Model, inputs: Tensor, labels: Tensor, *, seed: int = 0, progress: bool = False
+        self,
+        model: Model,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        progress: bool = False,
+        mixed_precision: MixedPrecision = "no",
     ) -> Tensor:
         """Perturbs inputs so that the model gets them wrong; see `Attack.perturb`."""
-        return self.run(model, inputs, labels, seed=seed, progress=progress).perturbed
+        return self.run(
+            model, inputs, labels, seed=seed, progress=progress, mixed_precision=mixed_precision
+        ).perturbed
 
     def run(
-        self, model: Model, inputs: Tensor, labels: Tensor, *, seed: int = 0, progress: bool = False
+        self,
+        model: Model,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        seed: int = 0,
+        progress: bool = False,
+        mixed_precision: MixedPrecision = "no",
     ) -> SuiteResult:
         """Attacks inputs one attack after the other.
 
@@ -121,6 +144,7 @@ class AttackSuite:
             labels: The true classes, int ``(n,)``.
             seed: Of all that is drawn.
             progress: Whether to show a bar.
+            mixed_precision: See `Attack.perturb`.
 
         Raises:
             TypeError: Inputs, labels or model are of the wrong kind.
@@ -140,7 +164,13 @@ class AttackSuite:
                 for number, part in enumerate(parts):
                     drawn = derive_seed("suite", seed, name, number)
                     some = replace(attack, threat=attack.threat.take(part))  # type: ignore[type-var]
-                    found = some.run(_of(model, part), inputs[part], labels[part], seed=drawn)
+                    found = some.run(
+                        _of(model, part),
+                        inputs[part],
+                        labels[part],
+                        seed=drawn,
+                        mixed_precision=mixed_precision,
+                    )
                     perturbed[part] = found.perturbed
                     right[part] = ~found.success
                     forwards += int(found.forwards.sum())
