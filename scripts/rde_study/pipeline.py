@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,22 @@ class Study:
         self.runs, self.data, self.plan = runs, data, plan
         self.names = {f"{name}-{seed}": (name, seed) for name in data for seed in seeds}
 
+    @cached_property
+    def _attacked(self) -> dict[str, tuple[str, int]]:
+        """The victims that have been attacked: the results are of those, and the others are named.
+
+        Raises:
+            FileNotFoundError: None has been.
+        """
+        found = {victim: one for victim, one in self.names.items() if (self.runs / "logs" / victim).is_dir()}
+        if not found:
+            raise FileNotFoundError(
+                f"no victim has been attacked in {self.runs}: run the stage 'attack' first"
+            )
+        if missing := self.names.keys() - found.keys():
+            logger.warning("not attacked, so left out: %s", ", ".join(sorted(missing)))
+        return found
+
     def _classifier(self, victim: str, cache: int | Path) -> TextClassifier:
         from robustkit.classifiers import TextClassifier
 
@@ -132,7 +149,7 @@ class Study:
         rows = summary(sets, scores)
         self._write("detectors", rows)
         attacked = []
-        for victim, (name, _) in self.names.items():
+        for victim, (name, _) in self._attacked.items():
             for (attack, distance), log in read_logs(self.runs / "logs" / victim, "test").items():
                 found = log.summary()
                 attacked.append(
@@ -201,7 +218,7 @@ class Study:
     def _sets(self, part: str, least: int) -> list[tuple[Setting, DetectionSet]]:
         return [
             found
-            for victim, (name, _) in self.names.items()
+            for victim, (name, _) in self._attacked.items()
             for found in settings_of(
                 name, victim, read_logs(self.runs / "logs" / victim, part), SEEDS, least=least
             )
@@ -210,11 +227,12 @@ class Study:
     def _scores(self) -> dict[str, Mapping[str, Mapping[int, Scores]]]:
         from .detectors import entries
 
-        lexicon = Lexicon.load()
-        scores = {}
-        for victim, (name, _) in self.names.items():
+        for name, _ in self._attacked.values():
             if not self._reader(name).is_dir():
                 raise FileNotFoundError(f"no {self._reader(name)}: run the stage 'readers' first")
+        lexicon = Lexicon.load()
+        scores = {}
+        for victim, (name, _) in self._attacked.items():
             classifier = self._classifier(victim, self.runs / "cache")
             material = Material(load_data(name), classifier, self.runs / "logs" / victim, self.plan)
             detectors = entries(classifier, lexicon, self._reader(name))

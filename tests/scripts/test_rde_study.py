@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rde_study import combine, measure
+from rde_study import combine, measure, pipeline
 from rde_study.attacks import AttackPlan, attacked_rows
 from rde_study.combine import Judged
 from rde_study.data import DATA, StudyData, load_data
@@ -88,6 +88,17 @@ def test_a_victim_learns_and_is_a_plain_folder(tmp_path: Path) -> None:
 
 
 # Attacks ----------------------------------------------------------------------------------------------------
+
+
+def test_victims_that_are_not_attacked_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no victim has been attacked in .*: run the stage 'attack'"):
+        pipeline.run("detect", ["sst2"], victim_seeds=[0, 1], runs=tmp_path)
+    (tmp_path / "logs" / "sst2-1").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="readers"):
+        pipeline.run("detect", ["sst2"], victim_seeds=[0, 1], runs=tmp_path)
+    assert [record.message for record in caplog.records] == ["not attacked, so left out: sst2-0"]
 
 
 def test_a_longer_draw_of_texts_begins_with_the_shorter() -> None:
