@@ -57,6 +57,7 @@ def main() -> None:
         "--test", type=int, default=500, help="test images, at most 500 of the digits, 1,000 otherwise"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--gpu", action="store_true", help="train and attack on the GPU")
     parser.add_argument("--page", action="store_true", help="update docs/si_hg.md as well")
     arguments = parser.parse_args()
     if any(not rate > 0 for rate in arguments.rates):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -56,6 +56,7 @@ def run(
     test: int,
     threads: int,
     page: bool,
+    gpu: bool = False,
 ) -> None:
     """Trains, attacks, writes results (a run that is there already is not repeated), tables and a figure.
 
@@ -72,9 +73,10 @@ def run(
         test: Test images that are attacked.
         threads: CPU threads.
         page: Put tables and figure into ``docs/si_hg.md`` too.
+        gpu: Train and attack on the GPU.
     """
     torch.set_num_threads(threads)
-    study = STUDIES[data]
+    study = replace(STUDIES[data], device="cuda" if gpu else "cpu")
     entries = [entry for entry in study.methods() if methods is None or entry.name in methods]
     train, whole = study.load()
     held_out = Split(whole.pixels[:test], whole.labels[:test])
@@ -117,7 +119,12 @@ def run(
 
 
 def _chosen(
-    study: Study, entries: Sequence[Entry], offered: Sequence[Setting], budget: int, train: Split, file: Path
+    study: Study,
+    entries: Sequence[Entry],
+    offered: Sequence[Setting],
+    budget: int,
+    train: Split,
+    file: Path,
 ) -> dict[str, Setting]:
     """Each method's setting with the best accuracy on the held-out training images.
 
@@ -126,7 +133,7 @@ def _chosen(
     """
     cut = len(train) - min(HELD_OUT, len(train) // 4)
     rest = Split(train.pixels[:cut], train.labels[:cut])
-    judges = Split(train.pixels[cut:], train.labels[cut:])
+    judges = Split(train.pixels[cut:], train.labels[cut:]).to(study.device)
     attack = PGD(study.threat, steps=20, step_size=study.epsilon / 5)
     rows = json.loads(file.read_text()) if file.exists() else []
     known = {
@@ -162,9 +169,17 @@ def _merit(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def _trained(
-    study: Study, entry: Entry, seed: int, budget: int, setting: Setting, train: Split
+    study: Study,
+    entry: Entry,
+    seed: int,
+    budget: int,
+    setting: Setting,
+    train: Split,
 ) -> tuple[nn.Module, float, float]:
-    """A network in evaluation mode, its units per step and image, and processor seconds of training."""
+    """A network in evaluation mode, its units per step and image, and seconds of training.
+
+    They are the processor's, with a GPU those of the clock.
+    """
     steps = max(1, budget // entry.passes)
     growing = Growing(study.threat, round(setting.grow * steps))
     model, method = study.network(seed), entry.make(growing, len(train), steps)
@@ -177,11 +192,12 @@ def _trained(
         warmup_ratio=0.2,
         max_grad_norm=None,
         seed=seed,
-        cpu=True,
+        cpu=study.device == "cpu",
         progress=False,
         log_every=steps,
     )
-    started = time.process_time()
+    clock = time.process_time if study.device == "cpu" else time.perf_counter
+    started = clock()
     fit(
         model,
         method,
@@ -189,7 +205,7 @@ def _trained(
         config=config,
         optimizer=lambda m: study.optimizer(m, rate),
     )
-    seconds = time.process_time() - started
+    seconds = clock() - started
     return model.eval(), method.cost.units / (steps * study.batch), seconds
 
 
@@ -204,6 +220,7 @@ def _one(
     test: Split,
 ) -> Result:
     model, units, seconds = _trained(study, entry, seed, budget, setting, train)
+    test = test.to(study.device)
     steps = {"steps": attack_steps, "step_size": study.epsilon / 5, "restarts": 2}
     pgd, cw = (
         1 - _fooled(attack, model, test, seed)

@@ -31,7 +31,7 @@ class Result:
         pgd: Accuracy under PGD with two restarts.
         cw: Accuracy under the same attack with the margin loss.
         suite: Accuracy under APGD-CE and targeted APGD-DLR with 50 steps and Square with 500 queries.
-        seconds: Processor time of training, on one thread.
+        seconds: Of training, see the page.
         share: Of the method's usual learning rate.
         grow: Share of the steps in which the ball grew.
     """
@@ -75,14 +75,17 @@ def write_report(
     budgets = sorted({row.budget for row in rows})
     picture = (PAGE.parent / "img" if page else output) / f"si_hg_{study.name}.svg"
     command = _command(study, rows, budgets, attack_steps, images, rates, growth)
+    clock = "processor time of training on one thread of a shared machine"
+    if study.device == "cuda":
+        clock = f"wall-clock time of training on one {torch.cuda.get_device_name()}"
     text = "\n\n".join(
         [
             f"Made by `{command}`: {study.about}, "
             f"without batch norm, l-infinity epsilon {study.epsilon:.3g}, minibatches of {study.batch}. "
             f"PGD-{attack_steps} and CW-{attack_steps} have 2 "
             "restarts; the suite is `strong_attack` with 50 steps and 500 queries of Square (no FAB-T, so it "
-            f"is no AutoAttack); all on the same {images} test images. Seconds are processor time of "
-            f"training on one thread of a shared machine ({platform.machine()}, torch {torch.__version__}).",
+            f"is no AutoAttack); all on the same {images} test images. Seconds are {clock} "
+            f"({platform.machine()}, torch {torch.__version__}).",
             *([_choices(rates, growth)] if rates or growth else []),
             *(
                 _table(study, [row for row in rows if row.budget == budget], attack_steps)

@@ -42,6 +42,10 @@ class Split:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.pixels[index], self.labels[index]
 
+    def to(self, device: str) -> Split:
+        """The same on a device."""
+        return Split(self.pixels.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -74,6 +78,7 @@ class Study:
         optimizer: Makes the optimizer of a network for a peak learning rate.
         rate: That rate.
         batch: Images in a minibatch.
+        device: Where networks are trained and attacked.
     """
 
     name: str
@@ -85,6 +90,7 @@ class Study:
     optimizer: Callable[[nn.Module, float], torch.optim.Optimizer]
     rate: float
     batch: int = 64
+    device: str = "cpu"
 
     @property
     def threat(self) -> LInf:
