@@ -13,6 +13,7 @@ scikit-learn for the digits, and matplotlib.
 import argparse
 from pathlib import Path
 
+import torch
 from robust_study import comparison
 from robust_study.studies import STUDIES
 
@@ -64,6 +65,8 @@ def main() -> None:
         parser.error("--rates: shares are above 0")
     if any(not 0 <= grow <= 1 for grow in arguments.growth):
         parser.error("--grow: shares are between 0 and 1")
+    if arguments.gpu and not torch.cuda.is_available():
+        parser.error("--gpu: torch finds no GPU here")
     comparison.run(**vars(arguments))
 
 

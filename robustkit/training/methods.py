@@ -43,6 +43,8 @@ class RobustMethod(ABC):
         augmentation: Flips and crops of what the model sees.
 
     Attributes:
+        threat: The perturbations that are allowed in the end.
+        growth: Steps of the loop until then.
         cost: Passes so far, in this process.
 
     Raises:
@@ -61,19 +63,14 @@ class RobustMethod(ABC):
             raise ValueError(f"label_smoothing is {label_smoothing}; expected a share in [0, 1)")
         if mode not in ("bn_eval", "train", "eval"):
             raise ValueError(f"mode is {mode!r}; expected bn_eval, train or eval")
-        self._growing = threat if isinstance(threat, Growing) else Growing(threat, 0)
-        self.mode = mode
+        growing = threat if isinstance(threat, Growing) else Growing(threat, 0)
+        self.threat, self.growth, self.mode = growing.threat, growing.steps, mode
         self.label_smoothing, self.augmentation = label_smoothing, augmentation
         self.cost = Cost()
 
-    @property
-    def threat(self) -> PerturbationSet:
-        """The perturbations that are allowed in the end."""
-        return self._growing.threat
-
     def threat_at(self, step: int) -> PerturbationSet:
         """The perturbations that are allowed after a number of the loop's steps."""
-        return self._growing.at(step)
+        return Growing(self.threat, self.growth).at(step)
 
     def collate(self, examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Inputs ``(n, ...)`` and labels of pairs, or of mappings as the image data sets of the Hub give.

@@ -196,7 +196,8 @@ class Study:
             json.loads((tables / f"{name}.json").read_text()) for name in ("attacks", "combinations")
         )
         choices = json.loads((tables / "choices.json").read_text())
-        known = [json.loads(path.read_text()) for path in sorted(self.runs.glob("victims/*/figures.json"))]
+        folders = (self.runs / "victims" / victim for victim in sorted(self._attacked))
+        known = [json.loads((folder / "figures.json").read_text()) for folder in folders]
         names = ("data", "seed", "train_texts", "epoch", "validation_accuracy", "test_accuracy")
         parts = {
             "victims": markdown([{name: victim[name] for name in names} for victim in known]),

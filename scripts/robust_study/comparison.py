@@ -80,14 +80,15 @@ def run(
     entries = [entry for entry in study.methods() if methods is None or entry.name in methods]
     train, whole = study.load()
     held_out = Split(whole.pixels[:test], whole.labels[:test])
-    file = output / f"{data}-{attack_steps}-{len(held_out)}.json"
+    place = "-gpu" if gpu else ""
+    file = output / f"{data}-{attack_steps}-{len(held_out)}{place}.json"
     output.mkdir(parents=True, exist_ok=True)
     known = [Result(**row) for row in json.loads(file.read_text())["results"]] if file.exists() else []
     settings = {(entry.name, budget): Setting() for entry in entries for budget in passes}
     if rates or growth:
         offered = [Setting(share, grow) for share in rates or (1.0,) for grow in growth or (0.0,)]
         for budget in passes:
-            found = _chosen(study, entries, offered, budget, train, output / f"{data}-rates.json")
+            found = _chosen(study, entries, offered, budget, train, output / f"{data}-rates{place}.json")
             settings |= {(name, budget): setting for name, setting in found.items()}
     for seed in seeds:
         for budget in passes:
@@ -143,9 +144,11 @@ def _chosen(
     best = {}
     for entry in entries:
         found: dict[Setting, list[dict[str, Any]]] = {}
-        for setting in offered:
-            if entry.name == "natural" and setting.grow != offered[0].grow:
-                continue  # it has no ball
+        if entry.name == "natural":  # it has no ball
+            settings = [Setting(share) for share in dict.fromkeys(setting.share for setting in offered)]
+        else:
+            settings = list(offered)
+        for setting in settings:
             found[setting] = []
             for seed in CHOOSING_SEEDS:
                 tried = (entry.name, budget, setting, seed)

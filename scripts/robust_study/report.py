@@ -128,6 +128,7 @@ def _command(
         f"--rates {' '.join(f'{rate:g}' for rate in rates)}" if rates else "",
         f"--grow {' '.join(f'{grow:g}' for grow in growth)}" if growth else "",
         f"--attack-steps {attack_steps} --test {images}",
+        "--gpu" if study.device == "cuda" else "",
         "--methods " + " ".join(f'"{n}"' for n in names if n in given) if given != set(names) else "",
     ]
     return " ".join(part for part in parts if part)
@@ -165,7 +166,8 @@ def _table(study: Study, rows: Sequence[Result], attack_steps: int) -> str:
             robust = [row.suite for row in own]
             cells = [
                 entry.name,
-                f"{study.rate * entry.rate * own[0].share:g}, {own[0].grow:g}",
+                f"{study.rate * entry.rate * own[0].share:g}, "
+                + ("-" if entry.name == "natural" else f"{own[0].grow:g}"),
                 f"{fmean(row.units for row in own):.1f}",
                 f"{fmean(row.clean for row in own):.3f}",
                 f"{fmean(row.pgd for row in own):.3f}",

@@ -71,9 +71,9 @@ class Attack(ABC):
             inputs: ``(n, ...)`` floats inside the box of the threat; pixels in [0, 1], without normalization.
             labels: The true classes, int ``(n,)``; the wanted ones where the attack is targeted.
             seed: Of all that is drawn, or the generator to draw from.
-            mixed_precision: ``"bf16"`` searches under `torch.autocast`, where processors and GPUs with
-                instructions for it are up to twice as fast. A sample counts as fooled only where the model
-                is so in its own precision, which takes one or two forward passes more.
+            mixed_precision: ``"bf16"`` searches under `torch.autocast`, which is faster on processors and
+                GPUs with instructions for it. A sample counts as fooled only where the model is so in its own
+                precision: points that seem to fool it are shown once more, until one does.
 
         Returns:
             ``(n, ...)``, detached, in dtype and device of the inputs.
@@ -168,10 +168,7 @@ class Search:
         at_once: int | None = None,
         mixed_precision: MixedPrecision = "no",
     ) -> None:
-        if mixed_precision not in ("no", "bf16"):
-            raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'no' or 'bf16'")
-        if mixed_precision == "bf16" and inputs.dtype == torch.float64:
-            raise ValueError("mixed_precision is 'bf16', which does nothing for inputs of float64")
+        check_precision(mixed_precision, inputs)
         # Cloned, because tensors made in inference mode cannot be used in a backward pass.
         labels = labels.detach().clone().to(inputs.device, torch.int64)
         self._victim = Victim(model, inputs, labels, threat.box)
@@ -179,11 +176,12 @@ class Search:
         self._all = Rows(torch.arange(len(inputs), device=inputs.device), wide, labels, threat)
         self.targeted = targeted
         self._at_once = at_once or len(inputs)
-        self._half = mixed_precision == "bf16"
+        self._half = mixed_precision == "bf16" and not self._victim.is_narrow
         self.fooled = torch.zeros_like(labels, dtype=torch.bool)
         self._worst = wide.clone()
         self._sure = wide.clone() if self._half else wide
         self._loss = torch.full_like(labels, -torch.inf, dtype=wide.dtype)
+        self._sure_loss = self._loss.clone()
         self._forwards = torch.zeros_like(labels)
         self._backwards = torch.zeros_like(labels)
 
@@ -274,7 +272,7 @@ class Search:
             return
         fooled = self._fooled_in_full(self._worst[at], asked)
         back = at[self.fooled[at] & ~fooled]
-        self._worst[back] = self._sure[back]
+        self._worst[back], self._loss[back] = self._sure[back], self._sure_loss[back]
         self.fooled[at] |= fooled
 
     def _fooled_in_full(self, point: Tensor, rows: Rows) -> Tensor:
@@ -301,6 +299,7 @@ class Search:
             fooled[first] = self._fooled_in_full(point[first], rows.take(first))
             first &= fooled
             self._sure[at[first]] = point[first]
+            self._sure_loss[at[first]] = loss[first].to(self._loss.dtype)
         worse = (fooled & ~before) | ((fooled == before) & higher)
         self._worst[at[worse]] = point[worse]
         self._loss[at[worse]] = loss[worse].to(self._loss.dtype)
@@ -319,6 +318,14 @@ def check_count(name: str, value: int) -> None:
     """Raises `ValueError` unless a setting is a whole number from 1."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
+
+
+def check_precision(mixed_precision: str, inputs: Tensor) -> None:
+    """Raises `ValueError` unless inputs can be attacked so."""
+    if mixed_precision not in ("no", "bf16"):
+        raise ValueError(f"mixed_precision is {mixed_precision!r}; expected 'no' or 'bf16'")
+    if mixed_precision == "bf16" and inputs.dtype == torch.float64:
+        raise ValueError("mixed_precision is 'bf16', which does nothing for inputs of float64")
 
 
 def check_arguments(inputs: Tensor, labels: Tensor, threat: PerturbationSet) -> None:

@@ -11,6 +11,7 @@ exact projections on ball and box follow from the conditions of Karush, Kuhn and
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -91,7 +92,10 @@ class _Ball:
         return self if isinstance(self.epsilon, float | int) else replace(self, epsilon=self.epsilon[rows])
 
     def scaled(self, share: float) -> Self:
-        return replace(self, epsilon=share * self.epsilon)
+        # Not by the constructor, which has warned already of an epsilon in the wrong unit.
+        found = copy.copy(self)
+        object.__setattr__(found, "epsilon", share * self.epsilon)
+        return found
 
     def project(self, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
         raise NotImplementedError

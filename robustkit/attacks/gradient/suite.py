@@ -21,6 +21,7 @@ from robustkit.attacks.gradient.search import (
     Search,
     check_arguments,
     check_count,
+    check_precision,
     objective_of,
 )
 from robustkit.attacks.gradient.sets import L2, LInf, PerturbationSet
@@ -150,6 +151,7 @@ class AttackSuite:
             TypeError: Inputs, labels or model are of the wrong kind.
             ValueError: Inputs outside the box or empty, labels out of range, logits that are none.
         """
+        check_precision(mixed_precision, inputs)
         for _, attack in self.attacks:
             check_arguments(inputs, labels, attack.threat)
         perturbed = inputs.detach().clone()

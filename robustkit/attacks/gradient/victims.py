@@ -128,6 +128,11 @@ class Victim:
         self._narrow = inputs.dtype if inputs.dtype.itemsize < 4 else _narrow_weights(model)
         self._checked = False
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the model computes in 16 bits by itself."""
+        return self._narrow is not None
+
     def __call__(self, perturbed: Tensor, rows: Tensor) -> Tensor:
         """Logits ``(m, C)`` of perturbed inputs ``(m, ...)`` of some rows, in at least 32 bits.
 

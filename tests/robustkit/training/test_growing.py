@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ from torch import nn
 from robustkit.attacks.gradient import L1, L2, EmbeddingBall, LInf
 from robustkit.training import (
     FGSMRS,
+    MART,
     SIHG,
     TRADES,
+    YOPO,
+    DynamicTraining,
     FreeTraining,
     Growing,
     PerturbationBank,
     PGDTraining,
+    SIHGFull,
+    SIHGTable,
 )
 from tests.robustkit.training.toys import (
     EPSILON,
@@ -39,8 +46,16 @@ def test_the_radius_rises_in_a_straight_line_and_stays() -> None:
     assert [growing.at(step).epsilon for step in range(6)] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
     assert growing.at(3) is growing.threat and growing.at(0).box == (0.0, 1.0)
     assert all(Growing(THREAT, steps).at(0) is THREAT for steps in (0, 1))
-    with pytest.raises(ValueError, match="steps is -1; expected at least 0"):
-        Growing(THREAT, -1)
+    for steps in (-1, 0.3):
+        with pytest.raises(ValueError, match=f"steps is {steps}; expected a whole number"):
+            Growing(THREAT, steps)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="threat is a Growing"):
+        Growing(growing, 3)  # type: ignore[type-var]
+    with pytest.warns(UserWarning, match="epsilon is 8"):
+        wide = Growing(LInf(8), 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert wide.at(9).epsilon == 4
 
 
 @pytest.mark.parametrize("kind", [LInf, L2, L1, EmbeddingBall])
@@ -74,6 +89,28 @@ def test_pgd_training_with_a_growing_ball_is_the_loop_by_hand() -> None:
     assert_same(train(method)[0], model)
     assert method.threat is THREAT
     assert_other(train(PGDTraining(THREAT, 3, 0.4, random_start=False))[0], model)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda threat: DynamicTraining(threat, 2, horizon=5),
+        lambda threat: YOPO(threat, 2, 1),
+        lambda threat: MART(threat, 2),
+        lambda threat: SIHG(threat, PerturbationBank(24, SHAPE, EPSILON, dtype="int8")),
+        lambda threat: SIHGTable(threat, 24, 5.0),
+        lambda threat: SIHGFull(threat, 24, 5.0),
+    ],
+)
+def test_every_method_takes_a_growing_ball(make: Callable[[Any], Any]) -> None:
+    settings: dict[str, Any] = {"max_steps": 6}
+    if isinstance(make(THREAT), SIHGFull):
+        settings["batch_size"] = 24
+    grown, grown_at_once, whole = (
+        train(make(threat), **settings)[0] for threat in (Growing(THREAT, 12), Growing(THREAT, 0), THREAT)
+    )
+    assert_same(grown_at_once, whole, atol=0)
+    assert_other(grown, whole)
 
 
 class Spying(FreeTraining):
