@@ -142,7 +142,7 @@ def _choices(rates: Sequence[float], growth: Sequence[float]) -> str:
         offers.append(f"the share of the steps in which the ball grows to its size among {_listed(growth)}")
     return (
         f"Each method chose {' and '.join(offers)}, for each budget, with two seeds of their own, on "
-        "training images that were held out (accuracy under PGD-20)."
+        "training images that were held out (accuracy under PGD-20; natural training by clean accuracy)."
     )
 
 
