@@ -1,6 +1,7 @@
 """Settings every test runs under: no network, no telemetry, one thread per worker, repeatable sums."""
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -12,6 +13,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # Without it MKL adds in an order that depends on where in memory a matrix happens to lie, and one sampled
 # token in a million differs between two runs with the same seed.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+# A run in the background of a script (`make test &`) is born ignoring Ctrl-C, and so would be the commands
+# that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run of the suite; `make explore` looks for new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -381,9 +381,12 @@ def test_on_a_terminal_chat_greets_prompts_and_ends_cleanly(files: Files, ending
     terminal.read_until("Old [red]Tom: ")
     terminal.read_until("You: ")
     # `input` can lose a signal that comes between its prompt and its wait: press until it is heard.
+    presses = 0
     while not (terminal.shown or terminal.closed):
+        assert presses < 60, "nothing ends it"
         terminal.send(ending)
         terminal.read_for(5)
+        presses += 1
     assert "Traceback" not in terminal.read_until("\0")
     assert terminal.wait() == 0
 
