@@ -8,7 +8,7 @@ epsilon 8/255 on images that went through JPEG, so no figure here is one of CIFA
 the same images with the same number of steps and step size, one restart, in this process with the same
 number of threads, and take turns; times are medians of CPU seconds, which tell more than wall-clock time on a
 shared machine, and ratios are medians over the turns. ``ours, all steps`` keeps samples that fool the model
-in the batch, as torchattacks does: its ratio is that of a single gradient; ``in bf16`` is the same under
+in the batch, as torchattacks does: its ratio is that of a single gradient; ``all steps, bf16`` is the same under
 autocast, with success judged in full precision, and torchattacks as before. That no pixel leaves ball and box
 is asserted for both.
 
@@ -40,7 +40,7 @@ from robustkit.classifiers import ImageClassifier
 from scripts.given_networks import cifar_images, cifar_resnet, mnist_images, mnist_network
 from trainkit.hub import write_json
 
-OURS, ALL_STEPS, HALF, PEER = "ours", "ours, all steps", "ours, all steps in bf16", "torchattacks"
+OURS, ALL_STEPS, HALF, PEER = "ours", "ours, all steps", "all steps, bf16", "torchattacks"
 NETWORKS: dict[str, tuple[Callable[[], ImageClassifier], Callable[..., tuple[Tensor, Tensor]], float]] = {
     "clean": (lambda: mnist_network("clean"), mnist_images, 0.3),
     "adversarial": (lambda: mnist_network("adversarial"), mnist_images, 0.3),

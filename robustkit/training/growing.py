@@ -17,9 +17,9 @@ class Growing(Generic[Ball]):
     """A threat for the methods of this room whose radius rises in a straight line, then stays.
 
     Networks that meet the whole ball with their first weights may never leave the start and give all inputs
-    one class, the more so the larger ball and learning rate. Steps that are a share of
-    epsilon grow with it; thresholds on gaps (of `DynamicTraining`, and ``stop`` of `SIHG`) do not. A
-    `PerturbationBank` needs the last radius; in ``int8`` it keeps 0 of what is below a 254th of that.
+    one class, the more so the larger ball and learning rate. Steps that are a share of epsilon grow with it;
+    thresholds on gaps (of `DynamicTraining`, and ``stop`` of `SIHG`) do not. A `PerturbationBank` needs the
+    last radius; in ``int8`` it keeps 0 of what is below a 254th of that.
 
     Args:
         threat: The set that training ends with.
