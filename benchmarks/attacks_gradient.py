@@ -8,9 +8,9 @@ epsilon 8/255 on images that went through JPEG, so no figure here is one of CIFA
 the same images with the same number of steps and step size, one restart, in this process with the same
 number of threads, and take turns; times are medians of CPU seconds, which tell more than wall-clock time on a
 shared machine, and ratios are medians over the turns. ``ours, all steps`` keeps samples that fool the model
-in the batch, as torchattacks does: its ratio is that of a single gradient; ``all steps, bf16`` is the same under
-autocast, with success judged in full precision, and torchattacks as before. That no pixel leaves ball and box
-is asserted for both.
+in the batch, as torchattacks does: its ratio is that of a single gradient; ``all steps, bf16`` is the same
+under autocast, with success judged in full precision, and torchattacks as before. That no pixel leaves
+ball and box is asserted for both.
 
 FGSM with epsilon 0.3 on MNIST comes with the accuracies that the networks were published with. Needs the data
 folder (environment variable KIT_DATA); without torchattacks (``pip install --no-deps torchattacks==3.5.1``)
