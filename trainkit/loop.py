@@ -16,8 +16,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -197,15 +197,27 @@ def fit(
         raise ValueError("patience needs evaluate")
     if isinstance(objective, StepMethod) and config.micro_batch_size is not None:
         raise ValueError("micro_batch_size is for objectives: a StepMethod gets its whole share at once")
-    # Accelerate keeps one state for the process, a later run may want another precision; a state that
-    # somebody else made is theirs.
-    borrowed = bool(AcceleratorState._shared_state)
-    running = accelerator or _make_accelerator(config)
-    try:
+    if accelerator is not None:
+        return _Run(model, objective, train, config, evaluate, callbacks, optimizer, accelerator).complete()
+    with _own_state():
+        running = _make_accelerator(config)
         return _Run(model, objective, train, config, evaluate, callbacks, optimizer, running).complete()
+
+
+@contextmanager
+def _own_state() -> Iterator[None]:
+    """Sets aside the state that Accelerate keeps for the process, such as a Trainer's.
+
+    Another run, before or after, may want another precision.
+    """
+    state = AcceleratorState._shared_state
+    others = dict(state)
+    state.clear()
+    try:
+        yield
     finally:
-        if accelerator is None and not borrowed:
-            AcceleratorState._reset_state(reset_partial_state=False)
+        state.clear()
+        state.update(others)
 
 
 def _make_accelerator(config: FitConfig) -> Accelerator:

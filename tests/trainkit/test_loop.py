@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -533,6 +535,27 @@ def test_runs_of_different_precision_follow_each_other() -> None:
         losses.append(fit(regressor(), squared_error, Points(8), config=config).history[-1]["loss"])
     assert losses[0] == losses[2] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_a_state_of_somebody_else_is_neither_used_nor_changed() -> None:
+    def broken(model: Any, batch: Any) -> Loss:
+        raise KeyError("broken")
+
+    # A Trainer of transformers leaves one behind.
+    others = Accelerator(cpu=True, mixed_precision="no")
+    try:
+        before = dict(AcceleratorState._shared_state)
+        config = FitConfig(max_steps=1, batch_size=4, mixed_precision="bf16")
+        fit(regressor(), squared_error, Points(8), config=config)
+        assert dict(AcceleratorState._shared_state) == before
+        with pytest.raises(KeyError, match="broken"):
+            fit(regressor(), broken, Points(8), config=config)
+        assert dict(AcceleratorState._shared_state) == before
+        assert others.mixed_precision == "no"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=False)
+    fit(regressor(), squared_error, Points(8), config=config)
+    assert not AcceleratorState._shared_state
 
 
 @pytest.mark.slow

@@ -48,13 +48,12 @@ def classifier() -> TextClassifier:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("run")
-
-
-@pytest.fixture(scope="module")
-def report(classifier: TextClassifier, folder: Path) -> RobustnessReport:
-    return evaluate_robustness(
+def run(
+    classifier: TextClassifier, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RobustnessReport, Path]:
+    """A finished run: its report, and the folder that holds its logs."""
+    folder = tmp_path_factory.mktemp("run")
+    report = evaluate_robustness(
         classifier,
         DATA,
         {"pwws": attack(), "pwws-far": attack(0.9)},
@@ -64,6 +63,17 @@ def report(classifier: TextClassifier, folder: Path) -> RobustnessReport:
         dataset="toy reviews",
         config=CONFIG,
     )
+    return report, folder
+
+
+@pytest.fixture(scope="module")
+def report(run: tuple[RobustnessReport, Path]) -> RobustnessReport:
+    return run[0]
+
+
+@pytest.fixture(scope="module")
+def folder(run: tuple[RobustnessReport, Path]) -> Path:
+    return run[1]
 
 
 def row(table: Table, **wanted: object) -> dict[str, object]:
