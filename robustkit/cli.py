@@ -61,7 +61,10 @@ MaskedOption = Annotated[str | None, typer.Option("--masked-lm", help="Masked la
 CausalOption = Annotated[str | None, typer.Option("--lm", help="Causal language model, for perplexity.")]
 ReaderOption = Annotated[
     str | None,
-    typer.Option("--reader", help="Trained reader, for replaced. Default: one learns from the texts first."),
+    typer.Option(
+        "--reader",
+        help="Trained reader, for replaced and suspects. Default: one learns from the texts first.",
+    ),
 ]
 SampleOption = Annotated[
     int | None, typer.Option("--sample", min=1, help="Take that many texts of the data, drawn by --seed.")
@@ -173,7 +176,7 @@ def fit(
     with plain_errors():
         from robustkit.attacks.logs import AttackLog, strip_marks
         from robustkit.detection.text_detector import TextDetector
-        from robustkit.evaluation.inputs import DETECTORS, make_detector, read_texts, train_reader
+        from robustkit.evaluation.inputs import DETECTORS, READING, make_detector, read_texts, train_reader
         from trainkit.hub import MANIFEST
 
         if detector not in DETECTORS:
@@ -183,8 +186,8 @@ def fit(
         if not 0 < fpr < 1:
             raise ValueError(f"--fpr is {fpr}, expected a share between 0 and 1")
         settings = _object("--params", params)
-        trains = detector == "replaced" and reader is None
-        training = _reader_settings(settings) if trains else None
+        trains = detector in READING and reader is None
+        training = _reader_settings(detector, settings) if trains else None
         for path in (data, *([validation] if validation else []), *([adversarial] if adversarial else [])):
             _require(path)
         attacked = None
@@ -353,7 +356,7 @@ def evaluate(
         from robustkit.evaluation.explanations import ExplanationConfig
         from robustkit.evaluation.gradients import GradientConfig, evaluate_images, text_gradient_section
         from robustkit.evaluation.images import holds_images, read_labelled_images
-        from robustkit.evaluation.inputs import make_attack, make_detector, train_reader
+        from robustkit.evaluation.inputs import READING, make_attack, make_detector, train_reader
         from robustkit.evaluation.robustness import (
             EvaluationConfig,
             check_evaluation,
@@ -422,22 +425,18 @@ def evaluate(
         parts = _parts(found if "fgws" in wanted else None, lm, device, reader)
         rows = _labelled(data, classifier, sample, seed)
         taught = [] if train is None else _labelled(train, classifier, None, seed)
-        trains = "replaced" in wanted and reader is None
-        watching = {
-            name: make_detector(name, classifier, parts)
-            for name in wanted
-            if not (trains and name == "replaced")
-        }
-        if trains:
-            from robustkit.detection.replaced import ReplacedWordsDetector
+        later = [name for name in wanted if name in READING and reader is None]
+        watching = {name: make_detector(name, classifier, parts) for name in wanted if name not in later}
+        if later:
+            from robustkit.detection.replaced import ReaderDetector
 
             if not taught:
-                raise ValueError("replaced learns from clean texts: give --train, or a trained --reader")
+                raise ValueError(f"{later[0]} learns from clean texts: give --train, or a trained --reader")
             check_evaluation(
                 classifier,
                 rows,
                 runs,
-                (*watching.values(), ReplacedWordsDetector),
+                (*watching.values(), ReaderDetector),
                 train=taught,
                 config=config,
                 explained=explained,
@@ -446,7 +445,8 @@ def evaluate(
                 [text for text, _ in taught], found, output_dir=out / "reader.run", seed=seed
             )
             learned.save_pretrained(out / "reader")
-            watching["replaced"] = ReplacedWordsDetector(learned)
+            parts["reader"] = learned
+            watching |= {name: make_detector(name, classifier, parts) for name in later}
         report = evaluate_robustness(
             classifier,
             rows,
@@ -542,14 +542,15 @@ def _parts(
     return parts
 
 
-def _reader_settings(params: dict[str, Any]) -> ReplacedWordsSettings:
+def _reader_settings(detector: str, params: dict[str, Any]) -> ReplacedWordsSettings:
     """How a reader is trained, taken out of the settings of its detector."""
     from robustkit.detection.replaced import ReplacedWordsSettings
 
     names = [field.name for field in fields(ReplacedWordsSettings)]
     training = {name: params.pop(name) for name in names if name in params}
     if unknown := sorted(params.keys() - {"truncate"}):
-        raise ValueError(f"--params: replaced has no {unknown[0]!r}; it has truncate, {', '.join(names)}")
+        known = ", ".join(["truncate", *names])
+        raise ValueError(f"--params: {detector} has no {unknown[0]!r}; it has {known}")
     # The detector is made when its reader is trained: too late to say so.
     if not isinstance(truncate := params.get("truncate", False), bool):
         raise ValueError(f"--params: truncate is {truncate!r}; expected true or false")

@@ -58,13 +58,13 @@ _NOT_CONTENT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "trans
 
 
 class TokenGradients(NamedTuple):
-    """How the loss of one text changes with its tokens.
+    """How the loss of one text, or its margin, changes with its tokens.
 
     Attributes:
         tokens: The T tokens, special ones included.
         offsets: int64 ``(T, 2)``: first character and the one after the last; (0, 0) for special tokens, and
             for all with a tokenizer that keeps no offsets.
-        gradient: float32 ``(T, d)``: of the cross-entropy by the input embeddings.
+        gradient: float32 ``(T, d)``: by the input embeddings.
     """
 
     tokens: tuple[str, ...]
@@ -697,21 +697,27 @@ class TextClassifier:
             for handle in handles:
                 handle.remove()
 
-    def token_gradients(self, texts: Sequence[Text], labels: Sequence[int]) -> list[TokenGradients]:
-        """Gradients of the cross-entropy by the input embeddings of each text's tokens.
+    def token_gradients(
+        self, texts: Sequence[Text], labels: Sequence[int], *, of: Literal["loss", "margin"] = "loss"
+    ) -> list[TokenGradients]:
+        """Gradients of the cross-entropy, or of the margin, by the input embeddings of each text's tokens.
 
         No gradient is left in the model. Each text's loss is its own: the others of the batch do not matter.
 
         Args:
             texts: n texts or pairs.
-            labels: The class whose cross-entropy is meant, for each text.
+            labels: The class that is meant, for each text.
+            of: ``"loss"``, the cross-entropy of the class, or ``"margin"``, its logit minus the largest of
+                the others, whose gradient does not vanish where the classifier is sure.
 
         Returns:
             For each text its tokens, their offsets and the gradient; iterable as such a triple.
 
         Raises:
-            ValueError: Another number of labels than of texts, or no such class.
+            ValueError: Another number of labels than of texts, no such class, or ``of`` is something else.
         """
+        if of not in ("loss", "margin"):
+            raise ValueError(f"of is {of!r}; expected 'loss' or 'margin'")
         items = _as_texts(texts)
         classes = np.asarray(labels)
         if classes.shape != (len(items),) or (len(items) and classes.dtype.kind not in "iu"):
@@ -729,8 +735,12 @@ class TextClassifier:
             with torch.enable_grad():
                 logits = self.logits_from_embeddings(embedded, **batch)
                 gold = torch.as_tensor(classes[rows].astype(np.int64), device=logits.device)
-                loss = nn.functional.cross_entropy(logits.float(), gold, reduction="sum")
-                (gradient,) = torch.autograd.grad(loss, embedded)
+                if of == "loss":
+                    meant = nn.functional.cross_entropy(logits.float(), gold, reduction="sum")
+                else:
+                    own = logits.gather(1, gold[:, None])
+                    meant = (own - logits.scatter(1, gold[:, None], -torch.inf).amax(1, keepdim=True)).sum()
+                (gradient,) = torch.autograd.grad(meant, embedded)
             mask = batch["attention_mask"].bool().cpu()
             for row, own, real in zip(rows, gradient.float().cpu(), mask, strict=True):
                 one = tokens[row]

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from robustkit.detection.scenarios import make_scenario as make_scenario
     from robustkit.detection.scenarios import split_log as split_log
     from robustkit.detection.softmax import MSPDetector as MSPDetector
+    from robustkit.detection.suspects import SuspectWord as SuspectWord
+    from robustkit.detection.suspects import SuspectWordsDetector as SuspectWordsDetector
     from robustkit.detection.text_detector import DetectionResult as DetectionResult
     from robustkit.detection.text_detector import TextDetector as TextDetector
     from robustkit.detection.wdr import WDRDetector as WDRDetector
@@ -67,6 +69,8 @@ _HOME = {
     "ReplacedWordsSettings": "replaced",
     "RocCurve": "metrics",
     "SharpnessDetector": "gradients",
+    "SuspectWord": "suspects",
+    "SuspectWordsDetector": "suspects",
     "TextDetector": "text_detector",
     "WDRDetector": "wdr",
     "WordReader": "replaced",
@@ -105,6 +109,8 @@ __all__ = [
     "ReplacedWordsSettings",
     "RocCurve",
     "SharpnessDetector",
+    "SuspectWord",
+    "SuspectWordsDetector",
     "TextDetector",
     "WDRDetector",
     "WordReader",

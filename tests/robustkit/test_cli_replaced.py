@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustkit.attacks.logs import AttackLog
-from robustkit.detection import ReplacedWordsDetector, TextDetector
+from robustkit.detection import ReplacedWordsDetector, SuspectWordsDetector, TextDetector
 from robustkit.evaluation import RobustnessReport, inputs
 from robustkit.evaluation.inputs import Resources, train_reader
 from tests.robustkit.test_cli import call, failure
@@ -45,8 +45,8 @@ def options(folder: Path, *, lexicon: str = "lexicon") -> list[str]:
     return ["--model", str(folder / "model"), "--resources", str(folder / lexicon)]
 
 
-def fit(folder: Path, out: Path, *more: str) -> list[str]:
-    data = ["--data", str(folder / "train.jsonl"), "--detector", "replaced", "--out", str(out)]
+def fit(folder: Path, out: Path, *more: str, name: str = "replaced") -> list[str]:
+    data = ["--data", str(folder / "train.jsonl"), "--detector", name, "--out", str(out)]
     return ["detect", "fit", *options(folder), *data, *more]
 
 
@@ -83,14 +83,34 @@ def test_a_trained_reader_is_taken_as_it_is(folder: Path, detector: Path, tmp_pa
     assert not (tmp_path / "out.run").exists()
 
 
+def test_suspect_words_have_a_reader_too(folder: Path, detector: Path, tmp_path: Path) -> None:
+    """One of their own, or a trained one; of the same texts and seed both are the same."""
+    encoder = ["--encoder", str(folder / "encoder"), "--params", json.dumps(TRAINING)]
+    result = call(*fit(folder, tmp_path / "own", *encoder, name="suspect"))
+    assert "suspect fitted on 96 texts; threshold" in result.stdout, result.output
+    reader = ["--reader", str(detector / "detector" / "reader")]
+    result = call(*fit(folder, tmp_path / "given", *reader, name="suspect"))
+    assert "suspect needs no fitting; threshold" in result.stdout, result.output
+    own, given = (TextDetector.from_pretrained(tmp_path / name).detector for name in ("own", "given"))
+    assert isinstance(own, SuspectWordsDetector) and isinstance(given, SuspectWordsDetector)
+    assert own.reader.fingerprint == given.reader.fingerprint
+    shown = call("detect", "score", "--detector", str(tmp_path / "own"), str(folder / "test.jsonl"))
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    words = own.suspects([row["text"] for row in rows])
+    by_hand = [sum(word.score for word in of_text) for of_text in words]
+    assert [row["score_adversarial"] for row in rows] == pytest.approx(by_hand, rel=1e-3, abs=1e-4)
+    said = failure(call(*fit(folder, tmp_path / "other", "--params", '{"words": 3}', name="suspect")))
+    assert "suspect has no 'words'; it has truncate, max_length" in said
+
+
 def test_the_report_has_a_row_for_it(folder: Path, detector: Path, tmp_path: Path) -> None:
-    attack = ["--attacks", "deepwordbug", "--seeds", "1", "--n-boot", "0", "--detectors", "replaced"]
+    attack = ["--attacks", "deepwordbug", "--seeds", "1", "--n-boot", "0", "--detectors", "replaced,suspect"]
     start = ["evaluate", *options(folder), "--data", str(folder / "test.jsonl"), *attack]
     reader = str(detector / "detector" / "reader")
     result = call(*start, "--out", str(tmp_path / "report"), "--reader", reader)
     assert result.exit_code == 0, result.output
     overview = RobustnessReport.read(tmp_path / "report").section("detection").table("AUC of all detectors")
-    assert [row[0] for row in overview.rows] == ["max-softmax", "replaced"]
+    assert [row[0] for row in overview.rows] == ["max-softmax", "replaced", "suspect"]
     assert len(AttackLog.read_csv(tmp_path / "report" / "logs" / "deepwordbug.csv")) == 40
 
     said = failure(call(*start, "--out", str(tmp_path / "other")))

@@ -7,7 +7,7 @@ import warnings
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -514,14 +514,15 @@ def test_logits_from_the_models_own_embeddings_are_its_logits(family: str) -> No
     assert abs(c.logits_from_embeddings(embedded * 0.5, **batch).detach() - c.logits(TEXTS)).max() > 1e-3
 
 
+@pytest.mark.parametrize("of", ["loss", "margin"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_token_gradients_equal_finite_differences(family: str) -> None:
-    """In float64, in a padded batch, against central differences of each text's own loss."""
+def test_token_gradients_equal_finite_differences(family: str, of: Literal["loss", "margin"]) -> None:
+    """In float64, in a padded batch, against central differences of each text's own loss or margin."""
     c = classifier(family)
     c.model.double()
     texts = ["the film is good and the plot bad .", "a plot", "good"]
     labels = [1, 0, 1]
-    found = c.token_gradients(texts, labels)
+    found = c.token_gradients(texts, labels, of=of)
     chance = np.random.default_rng(0)
     for text, label, (tokens, offsets, gradient) in zip(texts, labels, found, strict=True):
         batch = c.encode([text])
@@ -535,6 +536,8 @@ def test_token_gradients_equal_finite_differences(family: str) -> None:
         def loss(step: float, e=embedded, b=batch, d=direction, y=label) -> float:
             with torch.no_grad():
                 logits = c.logits_from_embeddings(e + step * d, **b)
+            if of == "margin":
+                return (logits[0, y] - np.delete(logits[0].detach().numpy(), y).max()).item()
             return -logits.log_softmax(dim=1)[0, y].item()
 
         # T5 normalizes in float32 whatever its weights are: smaller steps drown in rounding.
@@ -763,6 +766,11 @@ def test_a_layer_or_pooler_that_is_not_there_raises() -> None:
 def test_gradients_of_labels_that_do_not_fit_raise(labels: Any) -> None:
     with pytest.raises(ValueError, match="labels"):
         classifier().token_gradients(["good", "bad"], labels)
+
+
+def test_gradients_of_something_else_are_refused() -> None:
+    with pytest.raises(ValueError, match="of is 'logit'; expected 'loss' or 'margin'"):
+        classifier().token_gradients(["good"], [0], of="logit")  # type: ignore[arg-type]
 
 
 def test_embeddings_that_do_not_fit_raise() -> None:
