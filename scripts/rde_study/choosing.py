@@ -10,33 +10,29 @@ from numpy.typing import NDArray
 from robustkit.detection.ensemble import surprise
 from robustkit.detection.scenarios import DetectionSet
 
-from .combine import Judged, Stack, bars, best_sum, leads, level, out_of_fold
+from .combine import Judged, Stack, bars, best_sum, leads, out_of_fold
 from .measure import Scores, Setting, at_seed
 
 __all__ = ["FIXED", "combined", "judged"]
 
-FIXED = ("max-softmax", "RDE", "FGWS", "replaced words")
-"""One detector for each kind of evidence: boundary, density, rare words, edited words."""
+FIXED = ("max-softmax", "RDE", "FGWS", "replaced words", "sharpness")
+"""One detector for each kind of evidence: boundary, density, rare words, edited words, a steep loss."""
 
 ByDetector = Mapping[str, Mapping[int, Scores]]
 
 
 def judged(setting: Setting, drawn: DetectionSet, scores: ByDetector) -> Judged:
     """A detection set as all detectors see it, in the order of ``scores``."""
-    found = findings(scores, setting.seed, drawn.texts)
     name = f"{setting.data} {setting.attack} {setting.distance}"
-    return Judged(name, drawn.is_adversarial, drawn.source_id, *np.split(found, 2, axis=1))
+    found = surprises(scores, setting.seed, drawn.texts)
+    return Judged(name, drawn.is_adversarial, drawn.source_id, found)
 
 
-def findings(scores: ByDetector, seed: int, texts: Sequence[str] | None) -> NDArray[np.float64]:
-    """Surprises and levels of texts, or, for None, of the calibration texts: float (n, 2 members)."""
-    surprises, levels = [], []
-    for by_seed in scores.values():
-        member = at_seed(by_seed, seed)
-        values = member.clean if texts is None else member.at(texts)
-        surprises.append(surprise(np.sort(member.clean), values))
-        levels.append(level(member.clean, values))
-    return np.stack([*surprises, *levels], axis=1)
+def surprises(scores: ByDetector, seed: int, texts: Sequence[str] | None) -> NDArray[np.float64]:
+    """Surprises of texts, or, for None, of the calibration texts: float (n, members)."""
+    members = [at_seed(by_seed, seed) for by_seed in scores.values()]
+    columns = [surprise(np.sort(m.clean), m.clean if texts is None else m.at(texts)) for m in members]
+    return np.stack(columns, axis=1)
 
 
 def stacked(scores: ByDetector, stack: Stack) -> dict[int, Scores]:
@@ -46,8 +42,8 @@ def stacked(scores: ByDetector, stack: Stack) -> dict[int, Scores]:
     texts = list(next(iter(scores.values()))[0].of)
     found = {}
     for seed in seeds:
-        of = dict(zip(texts, map(float, stack.score(findings(scores, seed, texts))), strict=True))
-        found[seed] = Scores(of, stack.score(findings(scores, seed, None)), cost)
+        of = dict(zip(texts, map(float, stack.score(surprises(scores, seed, texts))), strict=True))
+        found[seed] = Scores(of, stack.score(surprises(scores, seed, None)), cost)
     return found
 
 
@@ -74,8 +70,8 @@ def combined(
 
     ``sum of kinds`` needs no adversarial text: `FIXED`, unweighted. ``sum, chosen`` is the unweighted sum of
     at most four detectors with the largest worst lead over all validation sets, the same for all victims.
-    ``stacked`` is a `Stack` that learned from a victim's own validation sets; its lead is measured on sources
-    that it had not learned from.
+    ``stacked`` is one `Stack` that learned from the validation sets of all victims; its lead is measured on
+    sources that it had not learned from.
 
     Args:
         validation: Detection sets of attacked validation texts; those of scenario 2 and seed 0 are used.
@@ -86,26 +82,26 @@ def combined(
         those of the combinations.
     """
     names = list(next(iter(scores.values())))
-    sets: dict[str, list[Judged]] = {}
-    for setting, drawn in validation:
-        if (setting.scenario, setting.seed) == ("s2", 0):
-            sets.setdefault(setting.victim, []).append(judged(setting, drawn, scores[setting.victim]))
-    everything = [one for of_victim in sets.values() for one in of_victim]
+    everything = [
+        judged(setting, drawn, scores[setting.victim])
+        for setting, drawn in validation
+        if (setting.scenario, setting.seed) == ("s2", 0)
+    ]
     bar = bars(everything)
     fixed = [one.surprises[:, [names.index(name) for name in FIXED]].sum(axis=1) for one in everything]
     chosen = best_sum(everything, names)
-    held_out = [values for of_victim in sets.values() for values in out_of_fold(of_victim)]
     choices: dict[str, object] = {
         "sum of kinds": described(", ".join(FIXED), leads(fixed, everything, bar)),
         "sum, chosen": described(", ".join(chosen.weights), chosen.leads),
-        "stacked": described("all detectors", leads(held_out, everything, bar)),
+        "stacked": described("all detectors", leads(out_of_fold(everything), everything, bar)),
     }
+    stack = Stack().fit(everything)
     extended = {
         victim: {
             **of_victim,
             "sum of kinds": weighted(of_victim, dict.fromkeys(FIXED, 1.0)),
             "sum, chosen": weighted(of_victim, chosen.weights),
-            "stacked": stacked(of_victim, Stack().fit(sets[victim])),
+            "stacked": stacked(of_victim, stack),
         }
         for victim, of_victim in scores.items()
     }

@@ -23,7 +23,6 @@ __all__ = [
     "best_sum",
     "lead_interval",
     "leads",
-    "level",
     "out_of_fold",
 ]
 
@@ -37,20 +36,12 @@ class Judged:
         is_adversarial: bool (n,).
         source: int (n,), equal for texts made of one source.
         surprises: float (n, members).
-        levels: float (n, members): how far a score is from the median of clean texts, in units of the
-            distance between their 10 % and 90 % quantiles, at most 5.
     """
 
     name: str
     is_adversarial: NDArray[np.bool_]
     source: NDArray[np.int64]
     surprises: NDArray[np.float64]
-    levels: NDArray[np.float64]
-
-    @property
-    def findings(self) -> NDArray[np.float64]:
-        """All that is known of the texts, float (n, 2 members)."""
-        return np.concatenate([self.surprises, self.levels], axis=1)
 
 
 def auc(scores: ArrayLike, is_adversarial: ArrayLike) -> float:
@@ -109,12 +100,6 @@ def lead_interval(sets: Sequence[Compared], *, resamples: int = 1000, seed: int 
     return float(low), float(high)
 
 
-def level(clean: NDArray[np.float64], scores: ArrayLike) -> NDArray[np.float64]:
-    """`Judged.levels` of scores, given those of clean texts."""
-    low, middle, high = np.quantile(clean, [0.1, 0.5, 0.9])
-    return np.clip((np.asarray(scores, dtype=float) - middle) / max(high - low, 1e-9), -5, 5)
-
-
 def bars(sets: Sequence[Judged]) -> list[float]:
     """The AUC of the best single member on each set: what a combination has to reach."""
     return [max(auc(column, judged.is_adversarial) for column in judged.surprises.T) for judged in sets]
@@ -126,31 +111,40 @@ def leads(candidate: Sequence[ArrayLike], sets: Sequence[Judged], best: Sequence
 
 
 class Stack:
-    """A detector that learns from attacked texts what the detectors' findings mean together.
+    """A detector that learns from attacked texts what the members' surprises mean together.
 
-    Logistic regression on standardised findings, which keeps strong single findings, and extremely
-    randomised trees, which find where they depend on each other; the score is the sum of both log-odds.
-    Every set counts the same, and in it both classes.
+    Logistic regression on standardised surprises, which keeps strong single ones, and boosted trees that
+    never take a larger surprise for a better sign, which find where they depend on each other; the score is
+    the sum of both log-odds. Every set counts the same, and in it both classes.
 
     Args:
         inverse_penalty: scikit-learn's ``C`` of the regression.
-        trees: Number of trees.
+        trees: Number of trees, of depth 3.
         least: Fewest texts in a leaf.
         seed: Of the trees.
     """
 
     def __init__(
-        self, *, inverse_penalty: float = 1.0, trees: int = 400, least: int = 3, seed: int = 0
+        self, *, inverse_penalty: float = 0.1, trees: int = 150, least: int = 10, seed: int = 0
     ) -> None:
-        from sklearn.ensemble import ExtraTreesClassifier
+        from sklearn.ensemble import HistGradientBoostingClassifier
         from sklearn.linear_model import LogisticRegression
 
-        self.regression = LogisticRegression(C=inverse_penalty, max_iter=2000)
-        self.trees = ExtraTreesClassifier(trees, min_samples_leaf=least, random_state=seed)
+        self.regression = LogisticRegression(C=inverse_penalty, max_iter=3000)
+        self._trees = lambda members: HistGradientBoostingClassifier(
+            max_iter=trees,
+            learning_rate=0.05,
+            max_depth=3,
+            min_samples_leaf=least,
+            l2_regularization=1.0,
+            monotonic_cst=[1] * members,
+            early_stopping=False,
+            random_state=seed,
+        )
 
     def fit(self, sets: Sequence[Judged]) -> Stack:
         """Learns from sets with adversarial texts."""
-        x = np.concatenate([judged.findings for judged in sets])
+        x = np.concatenate([judged.surprises for judged in sets])
         y = np.concatenate([judged.is_adversarial for judged in sets])
         shares = [
             np.where(s.is_adversarial, 1 / s.is_adversarial.sum(), 1 / (~s.is_adversarial).sum())
@@ -159,14 +153,13 @@ class Stack:
         weight = np.concatenate(shares) * len(y) / (2 * len(sets))
         self.mean, self.spread = x.mean(axis=0), x.std(axis=0) + 1e-9
         self.regression.fit((x - self.mean) / self.spread, y, weight)
-        self.trees.fit(x, y, weight)
+        self.trees = self._trees(x.shape[1]).fit(x, y, weight)
         return self
 
-    def score(self, findings: NDArray[np.float64]) -> NDArray[np.float64]:
+    def score(self, surprises: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of the log-odds, float64 (n,)."""
-        share = np.clip(self.trees.predict_proba(findings)[:, 1], 1e-4, 1 - 1e-4)
-        linear = self.regression.decision_function((findings - self.mean) / self.spread)
-        return np.asarray(linear + np.log(share / (1 - share)))
+        linear = self.regression.decision_function((surprises - self.mean) / self.spread)
+        return np.asarray(linear + self.trees.decision_function(surprises))
 
 
 def folds(sets: Sequence[Judged], count: int, seed: int = 0) -> list[NDArray[np.int64]]:
@@ -185,7 +178,7 @@ def out_of_fold(sets: Sequence[Judged], count: int = 5) -> list[NDArray[np.float
         stack = Stack().fit([part for part in parts if 0 < part.is_adversarial.sum() < len(part.source)])
         for number, (judged, f) in enumerate(zip(sets, fold, strict=True)):
             if (f == held).any():
-                scores[number][f == held] = stack.score(judged.findings[f == held])
+                scores[number][f == held] = stack.score(judged.surprises[f == held])
     return scores
 
 
@@ -196,7 +189,6 @@ def part_of(judged: Judged, rows: NDArray[np.bool_]) -> Judged:
         judged.is_adversarial[rows],
         judged.source[rows],
         judged.surprises[rows],
-        judged.levels[rows],
     )
 
 

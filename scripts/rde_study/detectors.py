@@ -20,6 +20,7 @@ from robustkit.detection import (
     RDEDetector,
     ReplacedWordsDetector,
     SharpnessDetector,
+    SuspectWordsDetector,
     WDRDetector,
     WordReader,
     typos,
@@ -90,6 +91,7 @@ def entries(classifier: TextClassifier, lexicon: Lexicon, reader: Path) -> list[
         ),
         # As much of a text as the victim sees.
         Entry("replaced words", lambda seed: ReplacedWordsDetector(word_reader, truncate=True)),
+        Entry("suspect words", lambda seed: SuspectWordsDetector(classifier, word_reader, truncate=True)),
         Entry("spelling", lambda seed: SpellingDetector()),
         Entry("GradMask", lambda seed: GradMaskDetector(classifier)),
         Entry("sharpness", lambda seed: SharpnessDetector(classifier)),

@@ -229,7 +229,7 @@ def judged(seed: int = 0, n: int = 400) -> Judged:
     surprises = rng.exponential(size=(n, 3))
     surprises[:, 0] += 1.5 * adversarial
     surprises[:, 1] += 1.5 * adversarial
-    return Judged(f"set {seed}", adversarial, np.arange(n) // 2, surprises, np.tanh(surprises))
+    return Judged(f"set {seed}", adversarial, np.arange(n) // 2, surprises)
 
 
 def test_the_interval_of_a_lead_covers_it_and_keeps_sources_together() -> None:
@@ -245,28 +245,31 @@ def test_the_interval_of_a_lead_covers_it_and_keeps_sources_together() -> None:
     assert combine.lead_interval([one_source]) == pytest.approx((lead, lead))
 
 
-def test_levels_are_distances_from_the_median_of_clean_texts() -> None:
-    clean = np.linspace(0, 10, 101)
-    assert combine.level(clean, [5.0, 9.0, 1.0, 1e9]) == pytest.approx([0.0, 0.5, -0.5, 5.0])
-    assert combine.level(np.zeros(9), [0.0, 1.0]) == pytest.approx([0.0, 5.0])
-
-
 def test_a_stack_learns_what_members_say_together() -> None:
-    found = combine.Stack(trees=50).fit([judged(0), judged(1)]).score(judged(2).findings)
+    found = combine.Stack(trees=50).fit([judged(0), judged(1)]).score(judged(2).surprises)
     truth = judged(2).is_adversarial
     assert combine.auc(found, truth) > max(combine.auc(row, truth) for row in judged(2).surprises.T) + 0.02
-    again = combine.Stack(trees=50).fit([judged(0), judged(1)]).score(judged(2).findings)
+    again = combine.Stack(trees=50).fit([judged(0), judged(1)]).score(judged(2).surprises)
     np.testing.assert_array_equal(found, again)
+
+
+def test_the_trees_of_a_stack_take_no_surprise_for_a_good_sign() -> None:
+    stack = combine.Stack(trees=50).fit([judged(0), judged(1)])
+    for member in range(3):
+        rows = np.repeat(judged(2, n=20).surprises, 50, axis=0)
+        rows[:, member] = np.tile(np.linspace(0, 8, 50), 20)
+        steps = np.diff(stack.trees.decision_function(rows).reshape(20, 50))
+        assert (steps >= 0).all() and (member == 2 or steps.sum() > 1)
 
 
 def test_every_set_counts_the_same_in_a_stack() -> None:
     """A member that a small set contradicts is trusted as little as in a set of the same size."""
     small = judged(1, n=40)
-    turned = Judged("turned", small.is_adversarial, small.source, -small.surprises, -small.levels)
+    turned = Judged("turned", small.is_adversarial, small.source, -small.surprises)
     truth = judged(2).is_adversarial
     alone = combine.Stack(trees=50).fit([judged(0)])
     both = combine.Stack(trees=50).fit([judged(0), turned])
-    assert combine.auc(alone.regression.decision_function(judged(2).findings), truth) > 0.85
+    assert combine.auc(alone.regression.decision_function(judged(2).surprises), truth) > 0.85
     assert np.abs(both.regression.coef_).max() < np.abs(alone.regression.coef_).max() / 2
 
 
@@ -275,9 +278,9 @@ def test_out_of_fold_scores_come_from_other_sources() -> None:
     n, members = 60, 100
     adversarial = np.arange(n) % 2 == 1
     values = rng.exponential(size=(n, members))
-    noise = Judged("noise", adversarial, np.arange(n), values, values)
+    noise = Judged("noise", adversarial, np.arange(n), values)
     stack = combine.Stack(trees=50).fit([noise])
-    assert combine.auc(stack.score(noise.findings), adversarial) > 0.8  # chance, exploited
+    assert combine.auc(stack.score(noise.surprises), adversarial) > 0.8  # chance, exploited
     assert combine.auc(combine.out_of_fold([noise])[0], adversarial) < 0.65
 
 
