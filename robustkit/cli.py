@@ -280,6 +280,7 @@ def score(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: ModelOption,
     data: DataOption,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report and the attack logs.")],
@@ -351,6 +352,8 @@ def evaluate(
     Images, a folder with a folder for each class, are attacked by --threat alone.
     """
     with plain_errors():
+        _refuse_idle(context, "threat", "pgd_steps", "queries", "mixed_precision")
+        _refuse_idle(context, "explain", "explain_sample", "explain_examples")
         from robustkit.attacks.gradient.sets import EmbeddingBall
         from robustkit.attacks.logs import AttackLog
         from robustkit.evaluation.explanations import ExplanationConfig
@@ -540,6 +543,16 @@ def _parts(
         quiet()
         parts["reader"] = WordReader.from_pretrained(reader, device=device)
     return parts
+
+
+def _refuse_idle(context: typer.Context, main: str, *settings: str) -> None:
+    """Refuse settings of something that was not asked for: they would be ignored."""
+    if context.params[main]:
+        return
+    for name in settings:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')} says how --{main} works: give both, or neither")
 
 
 def _reader_settings(detector: str, params: dict[str, Any]) -> ReplacedWordsSettings:

@@ -310,6 +310,24 @@ def test_bad_input_of_score_is_one_line(files: Files, detector: str, tmp_path: P
 # Evaluate.
 
 
+@pytest.mark.parametrize(
+    ("idle", "said"),
+    [
+        (["--mixed-precision", "bf16"], "--mixed-precision says how --threat works"),
+        (["--pgd-steps", "50"], "--pgd-steps says how --threat works"),
+        (["--queries", "7"], "--queries says how --threat works"),
+        (["--explain-sample", "9"], "--explain-sample says how --explain works"),
+        (["--threat", "token:0.1", "--explain-examples", "2"], "--explain-examples says how --explain works"),
+    ],
+)
+def test_settings_of_what_is_not_evaluated_are_refused(
+    files: Files, tmp_path: Path, idle: list[str], said: str
+) -> None:
+    start = ["--model", files.model, "--data", files.test_jsonl, "--out", str(tmp_path / "o"), "-a", "pwws"]
+    assert said in failure(call("evaluate", *start, *files.resources, *idle))
+    assert not (tmp_path / "o").exists()
+
+
 def test_evaluate_writes_the_report_and_the_script_is_the_same(
     files: Files, log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
