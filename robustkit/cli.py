@@ -63,7 +63,7 @@ ReaderOption = Annotated[
     str | None,
     typer.Option(
         "--reader",
-        help="Trained reader, for replaced and suspects. Default: one learns from the texts first.",
+        help="Trained reader, for replaced and suspect. Default: one learns from the texts first.",
     ),
 ]
 SampleOption = Annotated[
@@ -175,6 +175,7 @@ def fit(
     """Fit a detector on clean texts, set its threshold, and save it."""
     with plain_errors():
         from robustkit.attacks.logs import AttackLog, strip_marks
+        from robustkit.detection.suspects import check_places
         from robustkit.detection.text_detector import TextDetector
         from robustkit.evaluation.inputs import DETECTORS, READING, make_detector, read_texts, train_reader
         from trainkit.hub import MANIFEST
@@ -195,6 +196,8 @@ def fit(
             log = AttackLog.read_csv(adversarial)
             attacked = [strip_marks(r.perturbed_text) for r in log if r.outcome == "Successful"]
         classifier = _classifier(model, revision, device)
+        if detector == "suspect":
+            check_places(classifier)  # before a reader is trained
         lexicon = _resources(resources, encoder, None, device)
         parts = _parts(lexicon, lm, device, reader)
         rows = _labelled(data, classifier, None, seed)
@@ -356,6 +359,7 @@ def evaluate(
         _refuse_idle(context, "explain", "explain_sample", "explain_examples")
         from robustkit.attacks.gradient.sets import EmbeddingBall
         from robustkit.attacks.logs import AttackLog
+        from robustkit.detection.suspects import check_places
         from robustkit.evaluation.explanations import ExplanationConfig
         from robustkit.evaluation.gradients import GradientConfig, evaluate_images, text_gradient_section
         from robustkit.evaluation.images import holds_images, read_labelled_images
@@ -425,6 +429,8 @@ def evaluate(
         meter = found.sentence_encoder if similarity else None
         classifier = _classifier(model, revision, device)
         wanted = _names(detectors)
+        if "suspect" in wanted:
+            check_places(classifier)  # before a reader is trained
         parts = _parts(found if "fgws" in wanted else None, lm, device, reader)
         rows = _labelled(data, classifier, sample, seed)
         taught = [] if train is None else _labelled(train, classifier, None, seed)

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast, send_to_device
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -206,27 +206,34 @@ def fit(
 
 @contextmanager
 def _own_state() -> Iterator[None]:
-    """Sets aside the state that Accelerate keeps for the process, such as a Trainer's.
+    """Sets aside what Accelerate keeps for the process: another's precision, accumulation of gradients.
 
-    Another run, before or after, may want another precision.
+    A Trainer leaves such a state behind, and a loop of the caller's own may be in the middle of its steps.
     """
-    state = AcceleratorState._shared_state
-    others = dict(state)
-    state.clear()
+    states = (AcceleratorState._shared_state, GradientState._shared_state)
+    others = [dict(state) for state in states]
+    for state in states:
+        state.clear()
     try:
         yield
     finally:
-        state.clear()
-        state.update(others)
+        for state, other in zip(states, others, strict=True):
+            state.clear()
+            state.update(other)
 
 
 def _make_accelerator(config: FitConfig) -> Accelerator:
     ddp = DistributedDataParallelKwargs(find_unused_parameters=config.find_unused_parameters)
-    return Accelerator(
+    running = Accelerator(
         mixed_precision=config.mixed_precision,
         cpu=config.cpu or not torch.accelerator.is_available(),
         kwargs_handlers=[ddp],
     )
+    if config.cpu and running.device.type != "cpu":
+        raise ValueError(
+            f"cpu=True, but Accelerate already runs on {running.device} in this process; start another one"
+        )
+    return running
 
 
 def _warn_of_missing_processes(expected: int | None, running: int) -> None:

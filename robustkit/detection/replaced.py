@@ -589,9 +589,10 @@ def _claim(folder: Path, own: Mapping[str, object], *, write: bool) -> None:
 class ReaderDetector(Detector):
     """A detector with a reader of replaced words, which is saved with it.
 
-    Arguments of a subclass are ``reader``, ``truncate`` and what else it needs.
+    It needs no `fit`. Arguments of a subclass are ``reader``, ``truncate`` and what else it needs.
     """
 
+    needs_fit = False
     not_saved: ClassVar[tuple[str, ...]] = ("reader",)
 
     reader: WordReader
@@ -650,7 +651,6 @@ class ReplacedWordsDetector(ReaderDetector):
         >>> Detector.from_pretrained("replaced")
     """
 
-    needs_fit = False
     extra_forwards = "1 of the reader"
 
     def __init__(self, reader: WordReader, truncate: bool = False) -> None:

@@ -24,10 +24,10 @@ from .variants import ClassifierDetector
 if TYPE_CHECKING:
     from robustkit.classifiers.text import TextClassifier, TokenGradients
 
-__all__ = ["SuspectWord", "SuspectWordsDetector"]
+__all__ = ["SuspectWord", "SuspectWordsDetector", "check_places"]
 
 # Texts whose gradients are in memory at a time.
-_CHUNK = 256
+_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,23 @@ class SuspectWord(JudgedWord):
     def score(self) -> float:
         """What the word adds to the score of its text."""
         return float(np.logaddexp(0, self.log_odds)) * self.slope
+
+
+def check_places(classifier: object) -> None:
+    """Refuse what cannot say how its prediction changes with the words of a text.
+
+    Raises:
+        TypeError: It is no `TextClassifier`.
+        ValueError: Its tokenizer does not say where tokens stand.
+    """
+    from robustkit.classifiers.text import TextClassifier
+
+    if not isinstance(classifier, TextClassifier):
+        raise TypeError(f"classifier is a {type(classifier).__name__}; expected a TextClassifier")
+    if not classifier.tokenizer.is_fast:
+        raise ValueError(
+            f"the tokenizer of {classifier.name} does not say where tokens stand; a fast one is needed"
+        )
 
 
 class SuspectWordsDetector(ReaderDetector, ClassifierDetector):
@@ -65,7 +82,7 @@ class SuspectWordsDetector(ReaderDetector, ClassifierDetector):
             whole in windows.
 
     Raises:
-        TypeError: The reader is none.
+        TypeError: The classifier or the reader is none.
         ValueError: The classifier's tokenizer does not say where tokens stand.
 
     Example:
@@ -74,7 +91,6 @@ class SuspectWordsDetector(ReaderDetector, ClassifierDetector):
         >>> detector.suspects(["a decent movie"])[0]  # which words, and why
     """
 
-    needs_fit = False
     extra_forwards = "1, 1 backward, 1 of the reader"
     not_saved = ("classifier", "reader")
 
@@ -86,11 +102,7 @@ class SuspectWordsDetector(ReaderDetector, ClassifierDetector):
 
     def _check_params(self) -> None:
         super()._check_params()
-        if not self.classifier.tokenizer.is_fast:
-            raise ValueError(
-                f"the tokenizer of {self.classifier.name} does not say where tokens stand; "
-                "a fast one is needed"
-            )
+        check_places(self.classifier)
 
     def suspects(self, texts: Sequence[Text]) -> list[list[SuspectWord]]:
         """What makes up the scores of texts: every word that both models see, in order.
@@ -106,13 +118,21 @@ class SuspectWordsDetector(ReaderDetector, ClassifierDetector):
         return self._judged(texts, self.classifier.predict(texts))
 
     def _judged(self, texts: Sequence[Text], predicted: NDArray[np.int64]) -> list[list[SuspectWord]]:
-        found = []
-        for start in range(0, len(texts), _CHUNK):
-            part, classes = texts[start : start + _CHUNK], predicted[start : start + _CHUNK]
+        found: list[list[SuspectWord]] = [[] for _ in texts]
+        # Alike in length, so that padding costs little.
+        order = sorted(range(len(texts)), key=lambda i: sum(map(len, texts[i])))
+        for start in range(0, len(order), _CHUNK):
+            rows = order[start : start + _CHUNK]
+            part = [texts[row] for row in rows]
             read = self.word_log_odds([joined(text) for text in part])
-            gradients = self.classifier.token_gradients(part, classes.tolist(), of="margin")
-            for text, words, gradient in zip(part, read, gradients, strict=True):
-                found.append(self._of_words(words, self._places(text, gradient), gradient.gradient))
+            gradients = self.classifier.token_gradients(part, predicted[rows], of="margin")  # type: ignore[arg-type]
+            for row, words, gradient in zip(rows, read, gradients, strict=True):
+                if not np.isfinite(gradient.gradient).all():
+                    raise ValueError(
+                        f"{self.classifier.name} gives gradients that are no numbers for {texts[row]!r:.60}; "
+                        "its weights are broken, or float16 is too narrow for them"
+                    )
+                found[row] = self._of_words(words, self._places(texts[row], gradient), gradient.gradient)
         return found
 
     @staticmethod

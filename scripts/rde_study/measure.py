@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustkit.attacks.logs import AttackLog
+from robustkit.attacks.logs import AttackLog, strip_marks
 from robustkit.detection.metrics import detection_report, threshold_from_clean
 from robustkit.detection.scenarios import DetectionSet, make_scenario
 from trainkit import write_json
@@ -121,6 +122,8 @@ def settings_of(
 ) -> Iterator[tuple[Setting, DetectionSet]]:
     """The detection sets of both scenarios from the logs of one victim and part.
 
+    A source has the same number in all of them.
+
     Args:
         data: Name of the data set.
         victim: Name of the attacked classifier.
@@ -129,6 +132,10 @@ def settings_of(
         least: Sets with fewer adversarial texts are left out: their figures would say nothing.
     """
     for (attack, distance), log in logs.items():
+        # By its text: rows stand in the order in which examples ended, which differs from log to log.
+        number = np.array(
+            [int(sha256(strip_marks(r.original_text).encode()).hexdigest()[:15], 16) for r in log]
+        )
         for scenario, seed in product(("s1", "s2"), seeds):
             try:
                 drawn = make_scenario(
@@ -141,6 +148,7 @@ def settings_of(
             except ValueError:
                 continue
             if drawn.is_adversarial.sum() >= least:
+                drawn = replace(drawn, source_id=number[drawn.source_id])
                 yield Setting(data, victim, attack, distance, scenario, seed), drawn
 
 

@@ -121,6 +121,29 @@ def test_the_report_has_a_row_for_it(folder: Path, detector: Path, tmp_path: Pat
     assert (tmp_path / "report" / "reader" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("name", ["replaced", "suspect"])
+def test_a_reader_learns_from_texts_of_one_class(folder: Path, tmp_path: Path, name: str) -> None:
+    rows = [json.dumps({"text": text, "label": 1}) for text in toy_sentiment(60, seed=8)[0]]
+    (tmp_path / "one.jsonl").write_text("\n".join(rows))
+    start = ["evaluate", *options(folder), "--data", str(folder / "test.jsonl"), "--out", str(tmp_path / "o")]
+    start += ["--attacks", "deepwordbug", "--seeds", "1", "--n-boot", "0", "--detectors", name]
+    own = ["--train", str(tmp_path / "one.jsonl"), "--encoder", str(folder / "encoder")]
+    result = call(*start, *own)
+    assert result.exit_code == 0, result.output
+
+
+def test_what_cannot_say_where_words_stand_is_refused_before_a_reader_is_trained(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "train_reader", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(type(trained_bert()[1]), "is_fast", False)
+    said = failure(call(*fit(folder, tmp_path / "out", name="suspect")))
+    assert "does not say where tokens stand" in said
+    start = ["evaluate", *options(folder), "--data", str(folder / "test.jsonl"), "--out", str(tmp_path / "o")]
+    start += ["--attacks", "deepwordbug", "--detectors", "suspect", "--train", str(folder / "train.jsonl")]
+    assert "does not say where tokens stand" in failure(call(*start))
+
+
 def test_a_finished_run_of_another_training_is_refused_with_what_to_do(folder: Path, detector: Path) -> None:
     params = ["--params", json.dumps({**TRAINING, "learning_rate": 1e-3})]
     for change, said in (

@@ -162,6 +162,17 @@ def test_far_sets_hold_confident_flips_only_and_small_sets_are_left_out() -> Non
     assert {s.seed for s, _ in sets} == {0, 1}
 
 
+def test_a_source_has_one_number_wherever_its_row_stands() -> None:
+    rows = [record(i, flipped=True) for i in range(30)]
+    logs = {("toy", "near"): AttackLog(rows, "toy"), ("other", "near"): AttackLog(rows[:4:-1], "other")}
+    numbers: dict[str, set[int]] = {}
+    for _, drawn in measure.settings_of("d", "d-0", logs, [0], least=5):
+        for text, number in zip(drawn.texts, drawn.source_id.tolist(), strict=True):
+            numbers.setdefault(text.split()[1], set()).add(number)
+    assert len(numbers) == 30 and all(len(found) == 1 for found in numbers.values())
+    assert len(set.union(*numbers.values())) == 30
+
+
 def test_the_table_has_the_mean_over_seeds_and_thresholds_from_clean_text() -> None:
     log = AttackLog([record(i, flipped=True) for i in range(20)], "toy")
     sets = list(measure.settings_of("d", "d-0", {("toy", "near"): log}, [0, 1, 2], least=10))

@@ -6,7 +6,7 @@ import logging
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -537,25 +537,54 @@ def test_runs_of_different_precision_follow_each_other() -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+@pytest.fixture
+def no_state() -> Iterator[None]:
+    """Accelerate as in a new process, before and after."""
+    for state in (AcceleratorState._shared_state, GradientState._shared_state):
+        state.clear()
+    yield
+    for state in (AcceleratorState._shared_state, GradientState._shared_state):
+        state.clear()
+
+
+@pytest.mark.usefixtures("no_state")
 def test_a_state_of_somebody_else_is_neither_used_nor_changed() -> None:
     def broken(model: Any, batch: Any) -> Loss:
         raise KeyError("broken")
 
     # A Trainer of transformers leaves one behind.
     others = Accelerator(cpu=True, mixed_precision="no")
-    try:
-        before = dict(AcceleratorState._shared_state)
-        config = FitConfig(max_steps=1, batch_size=4, mixed_precision="bf16")
-        fit(regressor(), squared_error, Points(8), config=config)
-        assert dict(AcceleratorState._shared_state) == before
-        with pytest.raises(KeyError, match="broken"):
-            fit(regressor(), broken, Points(8), config=config)
-        assert dict(AcceleratorState._shared_state) == before
-        assert others.mixed_precision == "no"
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=False)
+    before = dict(AcceleratorState._shared_state)
+    config = FitConfig(max_steps=1, batch_size=4, mixed_precision="bf16")
     fit(regressor(), squared_error, Points(8), config=config)
-    assert not AcceleratorState._shared_state
+    assert dict(AcceleratorState._shared_state) == before
+    with pytest.raises(KeyError, match="broken"):
+        fit(regressor(), broken, Points(8), config=config)
+    assert dict(AcceleratorState._shared_state) == before
+    assert others.mixed_precision == "no"
+
+
+@pytest.mark.usefixtures("no_state")
+def test_a_run_inside_an_accumulating_loop_learns_and_leaves_it_as_it_was() -> None:
+    others = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    config = FitConfig(max_steps=3, batch_size=4)
+    alone = regressor()
+    fit(alone, squared_error, Points(8), config=config)
+    inside = regressor()
+    with others.accumulate(inside):
+        assert not others.sync_gradients
+        fit(inside, squared_error, Points(8), config=config)
+        assert not others.sync_gradients
+    assert others.gradient_accumulation_steps == 4
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), inside.parameters(), strict=True))
+    assert not torch.equal(next(inside.parameters()), next(regressor().parameters()))
+
+
+@pytest.mark.usefixtures("no_state")
+def test_the_cpu_that_is_asked_for_is_not_taken_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("meta")))
+    with pytest.raises(ValueError, match="cpu=True, but Accelerate already runs on meta"):
+        fit(regressor(), squared_error, Points(8), config=FitConfig(max_steps=1, cpu=True))
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,14 @@ from robustkit.detection import (
     WordReader,
     guard,
 )
-from tests.robustkit.tiny import FAMILIES, tiny_classifier, tiny_reader, toy_sentiment, trained_bert
+from tests.robustkit.tiny import (
+    FAMILIES,
+    tiny_classifier,
+    tiny_image_classifier,
+    tiny_reader,
+    toy_sentiment,
+    trained_bert,
+)
 
 TEXTS = [*toy_sentiment(8, seed=4)[0], "good", "", "the film"]
 PAIRS = [("the film is good", "a plot"), ("good", "bad film and a bad plot"), ("", "a film"), ("a film", "")]
@@ -84,7 +90,8 @@ def slopes_of(classifier: TextClassifier, text: Any, joined: str) -> dict[tuple[
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_score_by_hand(family: str) -> None:
-    c = TextClassifier(*tiny_classifier(family, [*TEXTS, *(part for pair in PAIRS for part in pair)]))
+    words = [*TEXTS, *(part for pair in PAIRS for part in pair)]
+    c = TextClassifier(*tiny_classifier(family, words, labels=3))
     c.model.double()
     reader = tiny_reader("bert")
     texts = [*(text for text in TEXTS if text), *PAIRS[:2]]
@@ -225,6 +232,31 @@ def test_what_does_not_fit_is_refused(detector: SuspectWordsDetector, classifier
     other = TextClassifier(*tiny_classifier("bert", TEXTS))
     with pytest.raises(ValueError, match="come from another classifier"):
         SuspectWordsDetector(classifier, tiny_reader("bert")).score_samples(other.extract(TEXTS))
-    slow = SimpleNamespace(name="slow", tokenizer=SimpleNamespace(is_fast=False))
-    with pytest.raises(ValueError, match="tokenizer of slow does not say where tokens stand"):
-        SuspectWordsDetector(slow, tiny_reader("bert"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="classifier is a str; expected a TextClassifier"):
+        detector.set_params(classifier="x")
+    assert detector.classifier is classifier
+    images = tiny_image_classifier(["cat", "dog"])
+    with pytest.raises(TypeError, match="classifier is a ImageClassifier; expected a TextClassifier"):
+        SuspectWordsDetector(images, tiny_reader("bert"))  # type: ignore[arg-type]
+
+
+def test_a_tokenizer_that_does_not_know_places_is_refused(
+    classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = tiny_reader("bert")
+    monkeypatch.setattr(type(classifier.tokenizer), "is_fast", False)
+    with pytest.raises(ValueError, match="tokenizer of toy does not say where tokens stand"):
+        SuspectWordsDetector(classifier, reader)
+
+
+def test_gradients_that_are_no_numbers_are_refused(
+    classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, plain = classifier.extract(["a film", "good"]), classifier.token_gradients
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        return [one._replace(gradient=one.gradient * np.nan) for one in plain(*arguments, **options)]
+
+    monkeypatch.setattr(classifier, "token_gradients", broken)
+    with pytest.raises(ValueError, match="toy gives gradients that are no numbers for 'good'"):
+        SuspectWordsDetector(classifier, tiny_reader("bert")).score_samples(inputs)
