@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from .data import DATA, load_data
 from .measure import Scores, Setting, at_seed, settings_of, summary
 from .replaced import train_reader
 from .scoring import SEEDS, Material, score_all
-from .tables import averaged, compared, markdown, overall, pivot, write_csv
+from .tables import averaged, compared, markdown, overall, pivot, reached, write_csv
 from .victims import VictimSettings, train_victim
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 STAGES = ("victims", "readers", "attack", "detect", "combine", "report")
 PAGE = Path(__file__).parents[2] / "docs" / "rde_benchmark.md"
 LEAST = 20  # adversarial texts that a set of the results must have; half of them to choose by
+OURS = ("edit probe", "edit probe (WordNet)", "replaced words", "suspect words", "spelling")
+COMPARED = ("suspect words", "replaced words", "max-softmax", "RDE")  # beside the combinations
 CACHED = 100_000  # results of a classifier that are kept: the far attack repeats the near one's questions
 
 
@@ -206,6 +208,7 @@ class Study:
             "s1": pivot(rows),
             "s2": pivot(rows, scenario="s2"),
             "rde": leads_table({"RDE": compared(rows, "RDE", ["max-softmax"])}),
+            "reached": reached(rows, [*choices, *COMPARED], _bars(rows, choices)),
             "choices": markdown([{"combination": name} | choice for name, choice in choices.items()]),
             "leads": intervals_table(json.loads((tables / "leads.json").read_text())),
         }
@@ -246,6 +249,18 @@ class Study:
         write_json(folder / f"{name}.json", list(rows))
         write_csv(folder / f"{name}.csv", rows)
         write_bytes(folder / f"{name}.md", (markdown(rows) + "\n").encode())
+
+
+def _bars(rows: Sequence[Mapping[str, object]], combinations: Collection[str]) -> dict[str, list[str]]:
+    """Whom a detector is compared with: published ones, all single ones without and with the newest."""
+    singles = [name for name in dict.fromkeys(str(r["detector"]) for r in rows) if name not in combinations]
+    published = [name for name in singles if name not in OURS]
+    before = [name for name in singles if name != "suspect words"]
+    return {
+        f"against the {len(published)} published": published,
+        f"the {len(before)} without suspect words": before,
+        f"all {len(singles)} single ones": singles,
+    }
 
 
 def leads_table(by_detector: Mapping[str, Sequence[tuple[tuple[str, ...], float, str]]]) -> str:

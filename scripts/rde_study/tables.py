@@ -10,7 +10,7 @@ from statistics import fmean
 
 from trainkit.hub import write_bytes
 
-__all__ = ["averaged", "compared", "markdown", "overall", "pivot", "write_csv"]
+__all__ = ["averaged", "compared", "markdown", "overall", "pivot", "reached", "write_csv"]
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
@@ -125,3 +125,24 @@ def compared(
         bar, best = max((float(str(cells[name]["auc"])), name) for name in others)
         found.append((kind, float(str(cells[one]["auc"])) - bar, best))
     return found
+
+
+def reached(
+    rows: Sequence[Mapping[str, object]], names: Sequence[str], bars: Mapping[str, Sequence[str]]
+) -> str:
+    """In how many rows detectors are at least as good as the best of others, with mean and worst lead.
+
+    Args:
+        rows: Of all detectors.
+        names: A line for each.
+        bars: Names of the others, by the title of their column; a detector is no bar for itself.
+    """
+    table = []
+    for name in names:
+        line: dict[str, object] = {"detector": name}
+        for title, others in bars.items():
+            leads = [lead for _, lead, _ in compared(rows, name, [one for one in others if one != name])]
+            count = f"{sum(lead >= 0 for lead in leads)} of {len(leads)}"
+            line[title] = f"{count} ({100 * fmean(leads):+.1f}, worst {100 * min(leads):+.1f})"
+        table.append(line)
+    return markdown(table)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rde_study import combine, measure, pipeline
+from rde_study import combine, measure, pipeline, tables
 from rde_study.attacks import AttackPlan, attacked_rows
 from rde_study.combine import Judged
 from rde_study.data import DATA, StudyData, load_data
@@ -306,6 +306,18 @@ def test_the_best_sum_joins_what_complements() -> None:
     choice = combine.best_sum([judged(0), judged(1)], ["one", "other", "noise"])
     assert set(choice.weights) == {"one", "other"}
     assert min(choice.leads) > 0
+
+
+def test_rows_are_counted_where_a_detector_reaches_the_best_of_others() -> None:
+    aucs = {"one": (0.9, 0.6, 0.7), "other": (0.8, 0.7, 0.7), "third": (0.5, 0.9, 0.2)}
+    rows = [
+        {"data": "d", "attack": f"a{i}", "distance": "near", "scenario": "s1", "detector": name, "auc": auc}
+        for name, values in aucs.items()
+        for i, auc in enumerate(values)
+    ]
+    found = tables.reached(rows, ["one"], {"both": ["one", "other"], "all": list(aucs)}).splitlines()[-1]
+    # Leads .1, -.1, 0 and .1, -.3, 0.
+    assert found == "| one | 2 of 3 (+0.0, worst -10.0) | 2 of 3 (-6.7, worst -30.0) |"
 
 
 # Edit probes ------------------------------------------------------------------------------------------------
