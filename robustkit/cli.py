@@ -249,11 +249,16 @@ def score(
     ] = None,
     resources: ResourcesOption = None,
     lm: CausalOption = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Say it of each word, too; for replaced and suspect.")
+    ] = False,
     revision: RevisionOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Print what a detector says of each text as a line of JSON."""
     with plain_errors():
+        from robustkit.detection.replaced import ReaderDetector
+        from robustkit.detection.suspects import SuspectWord
         from robustkit.detection.text_detector import TextDetector
         from robustkit.evaluation.inputs import read_texts
 
@@ -267,16 +272,25 @@ def score(
         else:
             loaded = _classifier(model, revision, device)
             found = TextDetector.for_model(detector, loaded.model, loaded.tokenizer, parts=parts)
+        reading = found.detector
+        if words and not isinstance(reading, ReaderDetector):
+            raise ValueError(f"--words: {detector} holds a {type(reading).__name__}, which judges no words")
         texts = read_texts(file) if file is not None else _lines()
         while batch := list(islice(texts, 256)):
-            for text, result in zip(batch, found.predict(batch), strict=True):
-                row = {
+            judged = reading.judged_words(batch) if isinstance(reading, ReaderDetector) and words else None
+            for number, (text, result) in enumerate(zip(batch, found.predict(batch), strict=True)):
+                row: dict[str, object] = {
                     "text": text,
                     "label": result.predicted_label,
                     "adversarial": result.is_adversarial,
                     "score_adversarial": result.score,
                     "p_value": result.p_value,
                 }
+                if judged is not None:
+                    row["words"] = [
+                        asdict(word) | ({"score": word.score} if isinstance(word, SuspectWord) else {})
+                        for word in judged[number]
+                    ]
                 typer.echo(json.dumps(row))
             sys.stdout.flush()
 

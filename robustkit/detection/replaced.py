@@ -611,6 +611,10 @@ class ReaderDetector(Detector):
         """Which words look replaced: see `WordReader.word_log_odds`."""
         return self.reader.word_log_odds(texts, truncate=self.truncate)
 
+    def judged_words(self, texts: Sequence[Text]) -> Sequence[Sequence[JudgedWord]]:
+        """The words of texts, or of pairs read as one text, with all that the detector says of them."""
+        return self.word_log_odds([joined(text) for text in texts])
+
     def _save(self, directory: Path) -> None:
         super()._save(directory)
         folder = directory / _READER

@@ -117,6 +117,10 @@ class SuspectWordsDetector(ReaderDetector, ClassifierDetector):
             raise TypeError("texts is a str; expected a sequence of texts")
         return self._judged(texts, self.classifier.predict(texts))
 
+    def judged_words(self, texts: Sequence[Text]) -> list[list[SuspectWord]]:
+        """The `suspects`."""
+        return self.suspects(texts)
+
     def _judged(self, texts: Sequence[Text], predicted: NDArray[np.int64]) -> list[list[SuspectWord]]:
         found: list[list[SuspectWord]] = [[] for _ in texts]
         # Alike in length, so that padding costs little.

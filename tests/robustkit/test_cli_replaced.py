@@ -99,6 +99,27 @@ def test_suspect_words_have_a_reader_too(folder: Path, detector: Path, tmp_path:
     words = own.suspects([row["text"] for row in rows])
     by_hand = [sum(word.score for word in of_text) for of_text in words]
     assert [row["score_adversarial"] for row in rows] == pytest.approx(by_hand, rel=1e-3, abs=1e-4)
+    for path in (tmp_path / "own", detector):
+        score = ["detect", "score", "--detector", str(path), str(folder / "test.jsonl")]
+        plain, told = (
+            [json.loads(line) for line in call(*score, *w).stdout.splitlines()] for w in ([], ["--words"])
+        )
+        for row, text, wanted in zip(told, plain, words, strict=True):
+            found = row.pop("words")
+            assert row == text
+            assert [(w["word"], w["start"], w["end"]) for w in found] == [
+                (w.word, w.start, w.end) for w in wanted
+            ]
+            assert [w["log_odds"] for w in found] == pytest.approx([w.log_odds for w in wanted], abs=1e-4)
+            if path != detector:
+                assert sum(w["score"] for w in found) == pytest.approx(
+                    row["score_adversarial"], rel=1e-3, abs=1e-4
+                )
+                assert all(w["slope"] > 0 for w in found)
+    call("detect", "fit", *options(folder), "--data", str(folder / "train.jsonl"), "--detector", "msp",
+         "--out", str(tmp_path / "msp"))  # fmt: skip
+    told = call("detect", "score", "--detector", str(tmp_path / "msp"), str(folder / "test.jsonl"), "--words")
+    assert "holds a MSPDetector, which judges no words" in failure(told)
     said = failure(call(*fit(folder, tmp_path / "other", "--params", '{"words": 3}', name="suspect")))
     assert "suspect has no 'words'; it has truncate, max_length" in said
 
