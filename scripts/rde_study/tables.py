@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +27,10 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
 def averaged(
     rows: Sequence[Mapping[str, object]], by: Sequence[str], *, counts: Sequence[str] = ()
 ) -> list[dict[str, object]]:
-    """Means of the rows that agree in the columns ``by``; the columns ``counts`` are summed."""
+    """Means of the rows that agree in the columns ``by``; the columns ``counts`` are summed.
+
+    NaN, such as the words changed by an attack that never succeeded, counts nothing; "" where all are.
+    """
     groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in by), []).append(row)
@@ -35,8 +39,9 @@ def averaged(
         joined = dict(group[0])
         for name in joined:
             if name not in by:
-                values = [row[name] for row in group]
-                joined[name] = sum(values) if name in counts else fmean(values)  # type: ignore[arg-type]
+                values = [float(str(row[name])) for row in group]
+                known = [value for value in values if not math.isnan(value)]
+                joined[name] = round(sum(values)) if name in counts else fmean(known) if known else ""
         found.append(joined)
     return found
 

@@ -231,6 +231,11 @@ def test_rows_are_averaged_and_counts_are_summed() -> None:
     assert averaged(rows, ("data",), counts=("texts",)) == [
         {"data": "d", "texts": 40, "share": pytest.approx(0.3)}
     ]
+    rows += [{"data": "d", "texts": 5, "share": math.nan}, {"data": "none", "texts": 5, "share": math.nan}]
+    assert averaged(rows, ("data",), counts=("texts",)) == [
+        {"data": "d", "texts": 45, "share": pytest.approx(0.3)},
+        {"data": "none", "texts": 5, "share": ""},
+    ]
 
 
 def judged(seed: int = 0, n: int = 400) -> Judged:
