@@ -303,7 +303,11 @@ def interval_of(
     sets: Sequence[tuple[Setting, DetectionSet]],
     scores: Mapping[str, Mapping[str, Mapping[int, Scores]]],
 ) -> tuple[float, float]:
-    """The `lead_interval` of a row: the first draw of each victim."""
+    """The `lead_interval` of a row: of each victim the first draw that is large enough."""
+    first: dict[str, tuple[Setting, DetectionSet]] = {}
+    for setting, drawn in sets:
+        if (setting.data, setting.attack, setting.distance, setting.scenario) == tuple(kind):
+            first.setdefault(setting.victim, (setting, drawn))
     return lead_interval(
         [
             Compared(
@@ -312,8 +316,6 @@ def interval_of(
                 drawn.is_adversarial,
                 np.asarray(drawn.source_id),
             )
-            for setting, drawn in sets
-            if (setting.data, setting.attack, setting.distance, setting.scenario, setting.seed)
-            == (*kind, SEEDS[0])
+            for setting, drawn in first.values()
         ]
     )

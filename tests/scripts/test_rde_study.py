@@ -226,6 +226,23 @@ def test_the_table_averages_over_victims() -> None:
     assert {row["victims"] for row in rows} == {2.0} and {row["ms"] for row in rows} == {2.0}
 
 
+def test_the_interval_of_a_row_takes_the_first_draw_that_is_there() -> None:
+    """In one victim's first draw of scenario 1 too few texts may be adversarial."""
+    log = AttackLog([record(i, flipped=True) for i in range(40)], "toy")
+    drawn = {
+        victim: list(measure.settings_of("d", victim, {("toy", "near"): log}, [0, 1], least=10))
+        for victim in ("d-0", "d-1")
+    }
+    sets = [*drawn["d-0"], *(one for one in drawn["d-1"] if one[0].seed == 1)]
+    texts = {text for _, found in sets for text in found.texts}
+    good = measure.Scores({text: float("decent" in text) for text in texts}, np.zeros(9), 0.1)
+    bad = measure.Scores(dict.fromkeys(texts, 0.0), np.zeros(9), 0.1)
+    scores = dict.fromkeys(("d-0", "d-1"), {"good": {0: good}, "bad": {0: bad}})
+    for found in (sets, sets[len(drawn["d-0"]) :]):
+        interval = pipeline.interval_of(("d", "toy", "near", "s1"), "good", "bad", found, scores)
+        assert interval == pytest.approx((0.5, 0.5))
+
+
 def test_rows_are_averaged_and_counts_are_summed() -> None:
     rows = [{"data": "d", "texts": 10, "share": 0.2}, {"data": "d", "texts": 30, "share": 0.4}]
     assert averaged(rows, ("data",), counts=("texts",)) == [
