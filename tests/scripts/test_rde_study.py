@@ -237,7 +237,7 @@ def test_the_interval_of_a_row_takes_the_first_draw_that_is_there() -> None:
     texts = {text for _, found in sets for text in found.texts}
     good = measure.Scores({text: float("decent" in text) for text in texts}, np.zeros(9), 0.1)
     bad = measure.Scores(dict.fromkeys(texts, 0.0), np.zeros(9), 0.1)
-    scores = dict.fromkeys(("d-0", "d-1"), {"good": {0: good}, "bad": {0: bad}})
+    scores = {victim: {"good": {0: good}, "bad": {0: bad}} for victim in drawn}
     for found in (sets, sets[len(drawn["d-0"]) :]):
         interval = pipeline.interval_of(("d", "toy", "near", "s1"), "good", "bad", found, scores)
         assert interval == pytest.approx((0.5, 0.5))
