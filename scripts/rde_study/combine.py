@@ -131,13 +131,12 @@ class Stack:
         from sklearn.linear_model import LogisticRegression
 
         self.regression = LogisticRegression(C=inverse_penalty, max_iter=3000)
-        self._trees = lambda members: HistGradientBoostingClassifier(
+        self.trees = HistGradientBoostingClassifier(
             max_iter=trees,
             learning_rate=0.05,
             max_depth=3,
             min_samples_leaf=least,
             l2_regularization=1.0,
-            monotonic_cst=[1] * members,
             early_stopping=False,
             random_state=seed,
         )
@@ -153,7 +152,7 @@ class Stack:
         weight = np.concatenate(shares) * len(y) / (2 * len(sets))
         self.mean, self.spread = x.mean(axis=0), x.std(axis=0) + 1e-9
         self.regression.fit((x - self.mean) / self.spread, y, weight)
-        self.trees = self._trees(x.shape[1]).fit(x, y, weight)
+        self.trees.set_params(monotonic_cst=[1] * x.shape[1]).fit(x, y, weight)
         return self
 
     def score(self, surprises: NDArray[np.float64]) -> NDArray[np.float64]:

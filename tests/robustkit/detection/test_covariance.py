@@ -168,7 +168,10 @@ def test_behaviour_8_in_few_dimensions_the_determinant_is_close(algorithm: str) 
 @pytest.mark.parametrize("n", [1000, 4000, 8000])
 def test_behaviour_8_determinant_is_at_most_scikit_learns_large(n: int, make: Callable[..., Array]) -> None:
     rows = make(n, 100)
-    assert MinCovDet().fit(rows).logdet_ <= peer_raw_log_det(rows) + 1e-3
+    lowest = peer_raw_log_det(rows)
+    assert MinCovDet().fit(rows).logdet_ <= lowest + 1e-3
+    # Random starts: with 1,000 Gaussian rows either side's result moves by 0.3 from seed to seed.
+    assert MinCovDet(algorithm="fast").fit(rows).logdet_ <= lowest + 0.3
 
 
 _LUCK = pytest.mark.xfail(reason="results of random starts move by 0.3 from seed to seed, on either side")
